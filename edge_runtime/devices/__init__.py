@@ -1,0 +1,1 @@
+"""Device profiles, what this machine is, and whether a model fits it. Knows no model, no graph."""

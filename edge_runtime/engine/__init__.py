@@ -1,0 +1,1 @@
+"""From requests to streamed answers. Read `engine.py` first. Knows no sockets."""

@@ -1,0 +1,72 @@
+"""What the engine says about a request: any number of `Delta`, then exactly one `Finished` or `Failed`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_runtime.errors import EdgeError
+
+Channel = Literal["answer", "reasoning"]
+FinishReason = Literal["stop", "length"]
+"""stop: an end token or a stop string; length: max_tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural-log probability of a chosen token, and of the likeliest alternatives at its place."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of a request went, in milliseconds of wall clock, and what it covered."""
+
+    queue_ms: float = 0.0
+    decode_image_ms: float = 0.0
+    resize_ms: float = 0.0
+    vision_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    first_token_ms: float = 0.0
+    total_ms: float = 0.0
+    prompt_tokens: int = 0
+    image_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text, valid UTF-8, of one channel. `token_ids` are all tokens drawn since the last delta."""
+
+    request_id: str
+    text: str
+    channel: Channel
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The request ended with an answer; `text` and `reasoning` are the deltas' texts joined."""
+
+    request_id: str
+    text: str
+    reasoning: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ended without a complete answer."""
+
+    request_id: str
+    error: EdgeError
+
+
+Event = Delta | Finished | Failed

@@ -1,0 +1,93 @@
+"""All the engine asks of a model. `ModelRunner` is the seam: tests drive the engine with a fake one.
+
+`BundleRunner` (engine/bundle_runner.py) is the real one: prompt, images, vision encoder and decoder of a bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.kv_cache import KVCache, KVLease
+
+
+@dataclass(frozen=True, slots=True)
+class MediaTimings:
+    """Milliseconds spent on one image or one video frame pair."""
+
+    decode_image_ms: float
+    resize_ms: float
+    vision_ms: float
+
+
+class PreparedPrompt(Protocol):
+    """A prompt whose length is known and whose pixels are not decoded yet. Owned by one chat; `encode_next` fills it."""
+
+    @property
+    def input_ids(self) -> NDArray[np.int64]:
+        """Token ids [T] with image placeholders expanded."""
+
+    @property
+    def image_tokens(self) -> int:
+        """How many of the ids are image or video placeholders."""
+
+    @property
+    def pending_media(self) -> int:
+        """Vision runs still to do (one per image or video frame pair)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One chat's part of a run: the tokens [start, stop) of its log go in, logits of the last one come out if wanted."""
+
+    prompt: Any
+    """The chat's `PreparedPrompt`, for the rows of a prefill chunk and the positions of what follows it."""
+    token_ids: NDArray[np.int64]
+    """[T] tokens to run; they follow the `lease.length` tokens already in the cache."""
+    lease: KVLease
+    want_logits: bool
+    cancel: CancelToken
+
+
+class ModelRunner(Protocol):
+    """A loaded model: prepares prompts, encodes images, runs the decoder. Used by one thread at a time."""
+
+    @property
+    def kv_cache(self) -> KVCache:
+        """The cache that leases come from."""
+
+    @property
+    def max_context(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+
+    @property
+    def think_token_ids(self) -> tuple[int, int] | None:
+        """Ids of `<think>` and `</think>`, or None where the model has none."""
+
+    def prepare(self, request: GenerationRequest) -> PreparedPrompt:
+        """Template, token ids, placeholders; reads image headers only. Raises `RequestError`."""
+
+    def starts_in_reasoning(self, prompt: Any) -> bool:
+        """Whether the prompt ends inside an open `<think>`, as Thinking templates do."""
+
+    def encode_next(self, prompt: Any, cancel: CancelToken) -> MediaTimings:
+        """Decode, resize and encode the next image of `prompt`. Raises `BadImage` or `Cancelled`."""
+
+    def forward(self, steps: Sequence[Step]) -> list[NDArray[np.float32] | None]:
+        """Run the decoder on every step; per step the last token's logits [V], or None where not wanted.
+
+        A step whose token was cancelled during the run gives None and leaves its lease unusable past its old length.
+        """
+
+    def detokenize(self, token_ids: Sequence[int]) -> bytes:
+        """The exact bytes the tokens stand for (special tokens give none)."""

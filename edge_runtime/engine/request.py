@@ -1,0 +1,64 @@
+"""What one request asks for. Knows nothing of how it is served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edge_runtime.errors import BadParameter
+from edge_runtime.model.conversation import Message
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. The neutral value of each field switches it off.
+
+    Order of work: penalties, temperature, top-k, top-p, min-p, draw. temperature 0 is greedy.
+    The same seed and the same prompt give the same tokens.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `BadParameter` for a value outside its range."""
+        _check("temperature", self.temperature, 0.0, 100.0)
+        _check("top_k", self.top_k, 0, 2**31)
+        _check("top_p", self.top_p, 1e-6, 1.0)
+        _check("min_p", self.min_p, 0.0, 1.0)
+        _check("repetition_penalty", self.repetition_penalty, 1e-3, 100.0)
+        _check("presence_penalty", self.presence_penalty, -100.0, 100.0)
+        _check("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        if self.seed is not None:
+            _check("seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One chat turn to answer: the whole conversation so far, and how to answer it."""
+
+    request_id: str
+    messages: tuple[Message, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int = 1024
+    stop: tuple[str, ...] = ()
+    num_logprobs: int | None = None
+    """None: no logprobs. N >= 0: the chosen token's logprob and the N likeliest alternatives, per token."""
+
+    def __post_init__(self) -> None:
+        """Raise `BadParameter` for a value outside its range."""
+        _check("max_tokens", self.max_tokens, 1, 2**31)
+        if self.num_logprobs is not None:
+            _check("num_logprobs", self.num_logprobs, 0, 20)
+        if len(self.stop) > 16 or any(not text for text in self.stop):
+            raise BadParameter("stop takes up to 16 strings, none of them empty")
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise BadParameter(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}")

@@ -1,0 +1,128 @@
+"""Every error the runtime raises on purpose, in one tree.
+
+    EdgeError
+    ├── BundleError            the bundle folder is missing, incomplete, damaged, or of a version we cannot run
+    ├── ProfileError           a device profile is unknown or malformed
+    ├── DoesNotFit             the model cannot fit the memory it was given
+    ├── RequestError           the caller asked for something that cannot be done; retrying the same will fail again
+    │   ├── BadImage           an image or video cannot be decoded, or is refused
+    │   ├── BadPrompt          messages that the chat template or the model cannot take
+    │   ├── BadParameter       a sampling or limit value outside its range
+    │   └── ContextOverflow    prompt plus answer is longer than the context
+    ├── Overloaded             the queue is full; try again later
+    ├── Cancelled              the caller, or the loss of the caller, stopped the work
+    ├── ServerError            the server cannot start, or stopped, or broke its protocol
+    │   ├── AddressInUse       another server already listens there
+    │   ├── ConnectionLost     no server answers (any more)
+    │   └── ProtocolError      a message that is not ours, or breaks the rules of docs/protocol.md
+    └── InternalError          our own fault; the log has the traceback
+
+A message says what was found, what was wanted, and what to do. `code` is the stable name on the wire
+(docs/protocol.md); `retryable` says whether the same request can succeed later.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EdgeError(Exception):
+    """Base of all errors raised on purpose by `edge_runtime`."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+
+class BundleError(EdgeError):
+    """The bundle folder is missing, incomplete, damaged, or of a version this runtime cannot run."""
+
+    code = "bad_bundle"
+
+
+class ProfileError(EdgeError):
+    """A device profile is unknown, or its file is malformed."""
+
+    code = "bad_profile"
+
+
+class DoesNotFit(EdgeError):
+    """The model cannot fit the memory budget; the message names the smallest change that would."""
+
+    code = "does_not_fit"
+
+
+class RequestError(EdgeError):
+    """The request cannot be served as it stands."""
+
+    code = "bad_request"
+
+
+class BadImage(RequestError):
+    """An image or video cannot be decoded, or is refused (too large, a decompression bomb, no pixels)."""
+
+    code = "bad_image"
+
+
+class BadPrompt(RequestError):
+    """Messages that the chat template or the model cannot take."""
+
+    code = "bad_prompt"
+
+
+class BadParameter(RequestError):
+    """A sampling or limit value is outside its range."""
+
+    code = "bad_parameter"
+
+
+class ContextOverflow(RequestError):
+    """Prompt plus answer is longer than the context; nothing was computed."""
+
+    code = "context_overflow"
+
+
+class Overloaded(EdgeError):
+    """The queue is full."""
+
+    code = "overloaded"
+    retryable = True
+
+
+class Cancelled(EdgeError):
+    """The work was stopped by its caller, or because its caller went away."""
+
+    code = "cancelled"
+    retryable = True
+
+
+class ServerError(EdgeError):
+    """The server cannot start, or stopped, or broke its protocol."""
+
+    code = "server_error"
+    retryable = True
+
+
+class AddressInUse(ServerError):
+    """Another process already listens at this address."""
+
+    code = "address_in_use"
+
+
+class ConnectionLost(ServerError):
+    """No server answers at this address (any more)."""
+
+    code = "connection_lost"
+
+
+class ProtocolError(ServerError):
+    """A message that is not ours, or breaks the rules of docs/protocol.md."""
+
+    code = "protocol_error"
+    retryable = False
+
+
+class InternalError(EdgeError):
+    """Our own fault; the log has the traceback."""
+
+    code = "internal"
+    retryable = False

@@ -1,0 +1,235 @@
+"""`manifest.json`: all that is known about a bundle before any of its other files is opened.
+
+The exporter writes it, the runtime reads it; this module is the whole agreement between the two, together with
+docs/bundle.md (the graphs' inputs and outputs). It knows nothing of ONNX Runtime, of graphs or of weights.
+Unknown fields are refused, architecture fields have no defaults: a missing one is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edge_runtime.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+Flavour = Literal["portable", "edge"]
+WeightFormat = Literal["int4", "int8", "fp32"]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every manifest record: immutable, keyword only, strict."""
+
+
+class VisionArchitecture(_Record):
+    """The vision tower (`vision_config` of the checkpoint)."""
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    in_channels: int
+    patch_size: int
+    temporal_patch_size: int
+    spatial_merge_size: int
+    num_position_embeddings: int
+    out_hidden_size: int
+    hidden_act: Literal["gelu", "gelu_pytorch_tanh"]
+    deepstack_layers: tuple[int, ...]
+    """Vision blocks whose output is tapped; tap i is added to the output of decoder layer i at image positions."""
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def patch_dim(self) -> int:
+        """Values in one row of `pixel_values`: channels x temporal patch x patch x patch."""
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+
+class TextArchitecture(_Record):
+    """The decoder (`text_config` of the checkpoint)."""
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    rms_norm_eps: float
+    rope_theta: float
+    mrope_section: tuple[int, int, int]
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+
+
+class Architecture(_Record):
+    """Sizes of the model."""
+
+    model_type: Literal["qwen3_vl"]
+    vision: VisionArchitecture
+    text: TextArchitecture
+
+
+class TensorFormat(_Record):
+    """How one class of tensors is stored. `block_size` is None for fp32."""
+
+    weights: WeightFormat
+    block_size: int | None
+
+
+class QuantizationScheme(_Record):
+    """The storage of every tensor class; norms, biases and position embeddings are always fp32."""
+
+    decoder_linear: TensorFormat
+    vision_linear: TensorFormat
+    lm_head: TensorFormat
+    embedding: TensorFormat
+
+
+class TensorError(_Record):
+    """Round-trip error of one quantized tensor: ||w - dequantize(quantize(w))|| / ||w||."""
+
+    name: str
+    weights: WeightFormat
+    relative_rms: float
+    max_abs: float
+
+
+class EmbeddingTable(_Record):
+    """Where the token embedding rows lie: a raw little-endian file the runtime maps and indexes with numpy.
+
+    fp32: `data` holds float32 [vocab, hidden]. int8: uint8 [vocab, hidden] at `data_offset`, zero point 128, and
+    float32 scales [vocab, hidden / block_size] at `scale_offset` of `scale_file`; value = (q - 128) * scale.
+    A tied int8 head shares this very data with the decoder graph's LM head.
+    """
+
+    file: str
+    data_offset: int
+    scale_file: str | None
+    scale_offset: int | None
+
+
+class ImageProcessor(_Record):
+    """Image limits and normalization (`preprocessor_config.json`); pixel counts are after resizing."""
+
+    min_pixels: int
+    max_pixels: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class VideoProcessor(_Record):
+    """Video limits (`video_preprocessor_config.json`); pixel counts are frames x height x width of a whole video."""
+
+    min_pixels: int
+    max_pixels: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fps: float
+    min_frames: int
+    max_frames: int
+
+
+class SpecialTokens(_Record):
+    """Ids the runtime needs by meaning. The think pair is None where the tokenizer has none."""
+
+    image_pad: int
+    video_pad: int
+    vision_start: int
+    vision_end: int
+    eos: tuple[int, ...]
+    think_start: int | None
+    think_end: int | None
+
+
+class GenerationDefaults(_Record):
+    """The checkpoint's own sampling defaults (`generation_config.json`); temperature 0 is greedy."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+
+
+class FileEntry(_Record):
+    """One file of the bundle."""
+
+    size_bytes: int
+    sha256: str
+
+
+class ParityReport(_Record):
+    """What the parity gate measured (docs/bundle.md says how)."""
+
+    reference: Literal["numpy", "optimum"]
+    passed: bool
+    num_prompts: int
+    vision_cosine: float
+    max_abs_logit_error: float
+    mean_abs_logit_error: float
+    mean_kl: float
+    greedy_tokens_compared: int
+    greedy_tokens_equal: int
+
+
+class Manifest(_Record):
+    """The whole of `manifest.json`."""
+
+    format_version: int
+    name: str
+    flavour: Flavour
+    architecture: Architecture
+    quantization: QuantizationScheme
+    embedding: EmbeddingTable
+    image_processor: ImageProcessor
+    video_processor: VideoProcessor
+    special_tokens: SpecialTokens
+    generation: GenerationDefaults
+    files: dict[str, FileEntry]
+    source_sha256: str
+    exporter_version: str
+    tensor_errors: tuple[TensorError, ...]
+    parity: ParityReport | None = None
+
+
+def load_manifest(bundle: Path) -> Manifest:
+    """Read and check `bundle/manifest.json`.
+
+    Raises `BundleError` if the folder or file is missing, malformed, or of a format version we do not know.
+    """
+    path = bundle / MANIFEST_NAME
+    if not bundle.is_dir():
+        raise BundleError(f"{bundle} is not a folder; give the folder that edge-export wrote")
+    if not path.is_file():
+        raise BundleError(f"{bundle} has no {MANIFEST_NAME}, so it is not a bundle; make one with edge-export")
+    raw = path.read_bytes()
+    try:
+        version = msgspec.json.decode(raw, type=_VersionOnly).format_version
+        if version != FORMAT_VERSION:
+            raise BundleError(
+                f"{path} has format version {version}, this runtime reads {FORMAT_VERSION}; "
+                "export the bundle again with the edge-export of this release"
+            )
+        return msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{path} is not a valid manifest: {error}; export the bundle again") from error
+
+
+def save_manifest(manifest: Manifest, bundle: Path) -> None:
+    """Write `manifest` as `bundle/manifest.json`, replacing an older one in one step."""
+    path = bundle / MANIFEST_NAME
+    partial = path.with_suffix(".json.partial")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    partial.replace(path)
+
+
+class _VersionOnly(msgspec.Struct):
+    format_version: int
