@@ -11,8 +11,10 @@
     │   └── ContextOverflow    prompt plus answer is longer than the context
     ├── Overloaded             the queue is full; try again later
     ├── Cancelled              the caller, or the loss of the caller, stopped the work
+    ├── TimedOut               the caller's own time limit passed before the answer came
     ├── ServerError            the server cannot start, or stopped, or broke its protocol
     │   ├── AddressInUse       another server already listens there
+    │   ├── ShuttingDown       the server is stopping and takes no new work
     │   ├── ConnectionLost     no server answers (any more)
     │   └── ProtocolError      a message that is not ours, or breaks the rules of docs/protocol.md
     └── InternalError          our own fault; the log has the traceback
@@ -95,6 +97,13 @@ class Cancelled(EdgeError):
     retryable = True
 
 
+class TimedOut(EdgeError):
+    """The caller's own time limit passed before the answer came; the work was cancelled."""
+
+    code = "timed_out"
+    retryable = True
+
+
 class ServerError(EdgeError):
     """The server cannot start, or stopped, or broke its protocol."""
 
@@ -106,6 +115,12 @@ class AddressInUse(ServerError):
     """Another process already listens at this address."""
 
     code = "address_in_use"
+
+
+class ShuttingDown(ServerError):
+    """The server is stopping: new work is refused, and what could not end in time has failed."""
+
+    code = "shutting_down"
 
 
 class ConnectionLost(ServerError):

@@ -1,1 +1,1 @@
-"""Device profiles, what this machine is, and whether a model fits it. Knows no model, no graph."""
+"""What a device is and what fits on it: profiles, probe, memory planner. Knows no model, only its plain numbers."""

@@ -27,7 +27,7 @@ class MediaTimings:
 
 
 class PreparedPrompt(Protocol):
-    """A prompt whose length is known and whose pixels are not decoded yet. Owned by one chat; `encode_next` fills it."""
+    """A prompt whose length is known, its pixels not decoded yet. Owned by one chat; `encode_next` fills it."""
 
     @property
     def input_ids(self) -> NDArray[np.int64]:
@@ -44,7 +44,7 @@ class PreparedPrompt(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One chat's part of a run: the tokens [start, stop) of its log go in, logits of the last one come out if wanted."""
+    """One chat's part of a run: the next tokens of its log go in, logits of the last come out if wanted."""
 
     prompt: Any
     """The chat's `PreparedPrompt`, for the rows of a prefill chunk and the positions of what follows it."""
@@ -87,6 +87,8 @@ class ModelRunner(Protocol):
         """Run the decoder on every step; per step the last token's logits [V], or None where not wanted.
 
         A step whose token was cancelled during the run gives None and leaves its lease unusable past its old length.
+        If this raises, the engine calls it again for each step alone, from what its lease then holds, so that only the
+        chat at fault fails; image features whose tokens are in the cache are not asked for again.
         """
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:

@@ -12,8 +12,8 @@ from edge_runtime.model.conversation import Message
 class SamplingParams:
     """How the next token is chosen. The neutral value of each field switches it off.
 
-    Order of work: penalties, temperature, top-k, top-p, min-p, draw. temperature 0 is greedy.
-    The same seed and the same prompt give the same tokens.
+    Order of work: penalties, temperature, top-k, top-p, min-p, draw. temperature 0 (under 1e-5) is greedy.
+    The same seed and the same prompt give the same tokens, whatever else the engine does meanwhile.
     """
 
     temperature: float = 0.0
@@ -28,14 +28,14 @@ class SamplingParams:
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a value outside its range."""
         _check("temperature", self.temperature, 0.0, 100.0)
-        _check("top_k", self.top_k, 0, 2**31)
+        _check_whole("top_k", self.top_k, 0, 2**31)
         _check("top_p", self.top_p, 1e-6, 1.0)
         _check("min_p", self.min_p, 0.0, 1.0)
         _check("repetition_penalty", self.repetition_penalty, 1e-3, 100.0)
         _check("presence_penalty", self.presence_penalty, -100.0, 100.0)
         _check("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
         if self.seed is not None:
-            _check("seed", self.seed, 0, 2**63 - 1)
+            _check_whole("seed", self.seed, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,22 @@ class GenerationRequest:
     max_tokens: int = 1024
     stop: tuple[str, ...] = ()
     num_logprobs: int | None = None
-    """None: no logprobs. N >= 0: the chosen token's logprob and the N likeliest alternatives, per token."""
+    """None: no logprobs. N >= 0: per token, its logprob and those of the N likeliest tokens at its place."""
 
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a value outside its range."""
-        _check("max_tokens", self.max_tokens, 1, 2**31)
+        _check_whole("max_tokens", self.max_tokens, 1, 2**31)
         if self.num_logprobs is not None:
-            _check("num_logprobs", self.num_logprobs, 0, 20)
-        if len(self.stop) > 16 or any(not text for text in self.stop):
-            raise BadParameter("stop takes up to 16 strings, none of them empty")
+            _check_whole("num_logprobs", self.num_logprobs, 0, 20)
+        if isinstance(self.stop, str) or len(self.stop) > 16 or not all(isinstance(s, str) and s for s in self.stop):
+            raise BadParameter("stop takes a list of up to 16 strings, none of them empty")
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise BadParameter(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}")
+
+
+def _check_whole(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise BadParameter(f"{name} is {value!r}; it must be a whole number from {low} to {high}")

@@ -1,1 +1,1 @@
-"""A bundle in memory: manifest, tokenizer and prompt, positions, decoder graph, KV cache. Knows no engine, no socket."""
+"""A bundle in memory: manifest, tokenizer and prompt, positions, decoder graph, KV cache. Knows no engine or socket."""

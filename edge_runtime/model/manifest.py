@@ -22,10 +22,10 @@ WeightFormat = Literal["int4", "int8", "fp32"]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of every manifest record: immutable, keyword only, strict."""
+    """Base of every manifest record: strict. mypy wants `frozen` and `kw_only` said again by every heir."""
 
 
-class VisionArchitecture(_Record):
+class VisionArchitecture(_Record, frozen=True, kw_only=True):
     """The vision tower (`vision_config` of the checkpoint)."""
 
     depth: int
@@ -53,7 +53,7 @@ class VisionArchitecture(_Record):
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
 
-class TextArchitecture(_Record):
+class TextArchitecture(_Record, frozen=True, kw_only=True):
     """The decoder (`text_config` of the checkpoint)."""
 
     num_layers: int
@@ -70,7 +70,7 @@ class TextArchitecture(_Record):
     tie_word_embeddings: bool
 
 
-class Architecture(_Record):
+class Architecture(_Record, frozen=True, kw_only=True):
     """Sizes of the model."""
 
     model_type: Literal["qwen3_vl"]
@@ -78,14 +78,14 @@ class Architecture(_Record):
     text: TextArchitecture
 
 
-class TensorFormat(_Record):
+class TensorFormat(_Record, frozen=True, kw_only=True):
     """How one class of tensors is stored. `block_size` is None for fp32."""
 
     weights: WeightFormat
     block_size: int | None
 
 
-class QuantizationScheme(_Record):
+class QuantizationScheme(_Record, frozen=True, kw_only=True):
     """The storage of every tensor class; norms, biases and position embeddings are always fp32."""
 
     decoder_linear: TensorFormat
@@ -94,7 +94,7 @@ class QuantizationScheme(_Record):
     embedding: TensorFormat
 
 
-class TensorError(_Record):
+class TensorError(_Record, frozen=True, kw_only=True):
     """Round-trip error of one quantized tensor: ||w - dequantize(quantize(w))|| / ||w||."""
 
     name: str
@@ -103,7 +103,7 @@ class TensorError(_Record):
     max_abs: float
 
 
-class EmbeddingTable(_Record):
+class EmbeddingTable(_Record, frozen=True, kw_only=True):
     """Where the token embedding rows lie: a raw little-endian file the runtime maps and indexes with numpy.
 
     fp32: `data` holds float32 [vocab, hidden]. int8: uint8 [vocab, hidden] at `data_offset`, zero point 128, and
@@ -117,7 +117,7 @@ class EmbeddingTable(_Record):
     scale_offset: int | None
 
 
-class ImageProcessor(_Record):
+class ImageProcessor(_Record, frozen=True, kw_only=True):
     """Image limits and normalization (`preprocessor_config.json`); pixel counts are after resizing."""
 
     min_pixels: int
@@ -126,7 +126,7 @@ class ImageProcessor(_Record):
     std: tuple[float, float, float]
 
 
-class VideoProcessor(_Record):
+class VideoProcessor(_Record, frozen=True, kw_only=True):
     """Video limits (`video_preprocessor_config.json`); pixel counts are frames x height x width of a whole video."""
 
     min_pixels: int
@@ -138,7 +138,7 @@ class VideoProcessor(_Record):
     max_frames: int
 
 
-class SpecialTokens(_Record):
+class SpecialTokens(_Record, frozen=True, kw_only=True):
     """Ids the runtime needs by meaning. The think pair is None where the tokenizer has none."""
 
     image_pad: int
@@ -150,7 +150,7 @@ class SpecialTokens(_Record):
     think_end: int | None
 
 
-class GenerationDefaults(_Record):
+class GenerationDefaults(_Record, frozen=True, kw_only=True):
     """The checkpoint's own sampling defaults (`generation_config.json`); temperature 0 is greedy."""
 
     temperature: float
@@ -159,14 +159,14 @@ class GenerationDefaults(_Record):
     repetition_penalty: float
 
 
-class FileEntry(_Record):
+class FileEntry(_Record, frozen=True, kw_only=True):
     """One file of the bundle."""
 
     size_bytes: int
     sha256: str
 
 
-class ParityReport(_Record):
+class ParityReport(_Record, frozen=True, kw_only=True):
     """What the parity gate measured (docs/bundle.md says how)."""
 
     reference: Literal["numpy", "optimum"]
@@ -178,9 +178,11 @@ class ParityReport(_Record):
     mean_kl: float
     greedy_tokens_compared: int
     greedy_tokens_equal: int
+    mean_kl_to_rounded: float | None = None
+    """KL to the reference on equally quantized weights: the graphs' own error. None for fp32, and with optimum."""
 
 
-class Manifest(_Record):
+class Manifest(_Record, frozen=True, kw_only=True):
     """The whole of `manifest.json`."""
 
     format_version: int

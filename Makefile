@@ -1,0 +1,72 @@
+# Every target works alone on a fresh machine with Python 3.10 or newer and make; `make help` lists them.
+# Python environments live in .venv and .venv-parity; nothing is installed outside this folder.
+
+PYTHON ?= python3
+PIP_FLAGS := --quiet --no-input --disable-pip-version-check
+PYTEST_FLAGS ?=
+
+VENV := .venv
+PARITY_VENV := .venv-parity
+SCREENSHOT := examples/screens/kiosk-order.png
+PACKAGES := edge_runtime export/edge_export scripts
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test parity check format clean
+
+help:
+	@echo "make demo    export a tiny random model, serve it, ask it about a screenshot (needs no network besides pip)"
+	@echo "make test    all tests that need no torch"
+	@echo "make parity  the tests against transformers and optimum (installs torch, about 1 GB)"
+	@echo "make check   format, lint and types"
+	@echo "make format  rewrite the code as the formatter wants it"
+	@echo "make clean   remove environments, caches and the demo's files"
+
+demo: $(VENV)/.demo
+	@$(VENV)/bin/python scripts/demo.py --screenshot $(SCREENSHOT) --folder demo
+
+test: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m "not parity" $(PYTEST_FLAGS)
+
+parity: $(PARITY_VENV)/.verify
+	$(PARITY_VENV)/bin/python -m pytest -m parity $(PYTEST_FLAGS)
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy $(PACKAGES)
+
+format: $(VENV)/.dev
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(PARITY_VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- environments: a stamp file says what is installed, so that the second call has nothing to do -----------------
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/pip
+	@echo "installing edge-runtime into $(VENV) ..."
+	@$(VENV)/bin/pip install $(PIP_FLAGS) -e ".[export]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip
+	@echo "installing edge-runtime and its development tools into $(VENV) ..."
+	@$(VENV)/bin/pip install $(PIP_FLAGS) -e ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+# torch first, and from its CPU index where that can be reached: what PyPI has for Linux brings gigabytes of CUDA.
+$(PARITY_VENV)/.verify: pyproject.toml | $(PARITY_VENV)/bin/pip
+	@echo "installing torch, transformers and optimum into $(PARITY_VENV) ..."
+	@$(PARITY_VENV)/bin/pip install $(PIP_FLAGS) --retries 0 --index-url https://download.pytorch.org/whl/cpu \
+	    torch==2.13.0 2>/dev/null || $(PARITY_VENV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
+	@$(PARITY_VENV)/bin/pip install $(PIP_FLAGS) -e ".[dev,verify]"
+	@touch $@
+
+%/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "edge-runtime needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+	           "Name another one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv $*

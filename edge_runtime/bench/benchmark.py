@@ -1,0 +1,177 @@
+"""Measures a bundle the way it is used: through the engine, one chat at a time. Read `run_benchmark` first."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from edge_runtime.bench.costs import decode_bytes, prefill_ops, vision_ops
+from edge_runtime.bench.peaks import MachinePeaks, measure_peaks
+from edge_runtime.bench.questions import (
+    DECODE_TOKENS,
+    DECODED_AFTER,
+    IMAGE_QUESTIONS,
+    TEMPLATE_TOKENS,
+    TEXT_QUESTIONS,
+    ImageQuestion,
+    TextQuestion,
+)
+from edge_runtime.devices.memory import MemoryPlan
+from edge_runtime.devices.select import ResolvedProfile
+from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.events import Failed, Finished, Timings
+from edge_runtime.engine.load import load_runner
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.settings import EngineSettings
+from edge_runtime.errors import InternalError
+from edge_runtime.model.bundle import Bundle
+from edge_runtime.model.conversation import Message
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One row of the result."""
+
+    name: str
+    unit: str
+    value: float
+    """Median of `samples`."""
+    samples: tuple[float, ...]
+    of_peak: float | None = None
+    """The rate it takes at least, over the machine's own: bytes read for decode, operations for prefill and vision."""
+    peak: str | None = None
+    """Which peak that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkReport:
+    """Everything measured."""
+
+    bundle: str
+    flavour: str
+    profile: str
+    peaks: MachinePeaks
+    measurements: tuple[Measurement, ...]
+    not_run: tuple[str, ...] = ()
+    """What the memory plan has no room for."""
+
+
+@dataclass(slots=True)
+class _Samples:
+    """Values by (name, unit), in the order in which they first came up; and the work behind a rate, by name."""
+
+    values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    work: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Name -> (which peak, bytes or operations per unit of the value)."""
+
+    def add(self, name: str, unit: str, value: float) -> None:
+        self.values.setdefault((name, unit), []).append(value)
+
+
+def run_benchmark(
+    bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan, *, repeats: int, say: Say
+) -> BenchmarkReport:
+    """Load, ask every question `repeats` times, note the memory, then measure the machine. Raises `EdgeError`."""
+    samples, not_run = _Samples(), []
+    say("loading")
+    engine = _load(bundle, profile, plan, repeats, samples)
+    _ask(engine, TEXT_QUESTIONS[0].messages(0), DECODE_TOKENS)  # warm-up: first runs allocate
+    for text in TEXT_QUESTIONS:
+        if text.prompt_tokens + TEMPLATE_TOKENS + DECODE_TOKENS > plan.context_tokens:
+            not_run.append(f"prompt of {text.prompt_tokens} tokens: the context planned is {plan.context_tokens}")
+            continue
+        say(f"prompt of {text.prompt_tokens} tokens")
+        for seed in range(1, repeats + 1):
+            _measure_text(engine, bundle, plan, text, seed, samples)
+    for image in IMAGE_QUESTIONS:
+        say(f"image {image.width}x{image.height}")
+        for seed in range(1, repeats + 1):
+            _measure_image(engine, bundle, image, seed, samples)
+    samples.add("peak memory", "bytes", _peak_memory_bytes())
+    del engine
+    say("the machine itself")
+    peaks = measure_peaks(profile.threads, max(repeats, 5))
+    rows = tuple(_measurement(name, unit, samples, peaks) for name, unit in samples.values)
+    manifest = bundle.manifest
+    return BenchmarkReport(manifest.name, manifest.flavour, profile.name, peaks, rows, tuple(not_run))
+
+
+class _Tireless:
+    """A model runner without end tokens, so that answers are as long as they are asked to be."""
+
+    eos_token_ids: frozenset[int] = frozenset()
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+
+def _load(bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan, repeats: int, samples: _Samples) -> Engine:
+    engine = None
+    for _ in range(repeats):
+        engine = None  # the one before is let go first, so that memory holds one model at a time
+        started = perf_counter()
+        runner: Any = _Tireless(load_runner(bundle, profile, plan))
+        engine = Engine(runner, EngineSettings(prefill_chunk=plan.prefill_chunk_tokens))
+        samples.add("load", "s", perf_counter() - started)
+        del runner
+    assert engine is not None
+    return engine
+
+
+def _measure_text(
+    engine: Engine, bundle: Bundle, plan: MemoryPlan, question: TextQuestion, seed: int, samples: _Samples
+) -> None:
+    decodes = question.prompt_tokens in DECODED_AFTER
+    timings = _ask(engine, question.messages(seed), DECODE_TOKENS if decodes else 1)
+    name = f"prefill of {question.prompt_tokens:,} tokens"
+    samples.add(name, "tokens/s", timings.prompt_tokens / timings.prefill_ms * 1e3)
+    samples.work[name] = ("int8", prefill_ops(bundle.manifest, timings.prompt_tokens) / timings.prompt_tokens)
+    if decodes:
+        name = f"decode at {question.prompt_tokens:,} tokens"
+        samples.add(name, "tokens/s", (timings.output_tokens - 1) / timings.decode_ms * 1e3)
+        context = timings.prompt_tokens + timings.output_tokens // 2
+        samples.work[name] = ("read", decode_bytes(bundle.manifest, context, plan.kv_bytes / plan.kv_tokens))
+
+
+def _measure_image(engine: Engine, bundle: Bundle, question: ImageQuestion, seed: int, samples: _Samples) -> None:
+    timings = _ask(engine, question.messages(seed), 1)
+    size = f"{question.width}x{question.height}"
+    samples.add(f"vision {size}", "s", timings.vision_ms / 1e3)
+    samples.work[f"vision {size}"] = ("int8", vision_ops(bundle.manifest, timings.image_tokens))
+    samples.add(f"first token, {size} and a question", "s", timings.first_token_ms / 1e3)
+
+
+def _ask(engine: Engine, messages: tuple[Message, ...], max_tokens: int) -> Timings:
+    for event in engine.generate(GenerationRequest("benchmark", messages, max_tokens=max_tokens)):
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Finished):
+            return event.timings
+    raise InternalError("a request ended without an end")
+
+
+def _measurement(name: str, unit: str, samples: _Samples, peaks: MachinePeaks) -> Measurement:
+    values = samples.values[name, unit]
+    value = median(values)
+    if name not in samples.work:
+        return Measurement(name, unit, value, tuple(values))
+    peak, work = samples.work[name]
+    rate = work / value if unit == "s" else work * value
+    best = {"int8": peaks.int8_ops_per_s, "read": peaks.read_bytes_per_s}[peak]
+    return Measurement(name, unit, value, tuple(values), rate / best, peak)
+
+
+def _peak_memory_bytes() -> float:
+    """High-water mark of this process's resident memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,80 @@
+"""`edge-runtime bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_runtime.cli.outcome import reports_errors
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edge_runtime.bench.benchmark import BenchmarkReport, Measurement
+
+
+@reports_errors
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="Folder that edge-export wrote.")],
+    profile: Annotated[str, typer.Option(help="Device profile: a name, a file, or auto.")] = "auto",
+    repeats: Annotated[int, typer.Option(min=1, help="Times each thing is measured; medians are shown.")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
+) -> None:
+    """Measure how fast a bundle runs here, and how near that is to what the machine can do."""
+    import msgspec  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
+    from edge_runtime.bench.benchmark import run_benchmark  # noqa: PLC0415
+    from edge_runtime.devices.memory import MemoryRequest  # noqa: PLC0415
+    from edge_runtime.devices.probe import probe_machine  # noqa: PLC0415
+    from edge_runtime.devices.select import select_profile  # noqa: PLC0415
+    from edge_runtime.engine.load import plan_bundle  # noqa: PLC0415
+
+    chosen = select_profile(profile, probe_machine())
+    opened, plan = plan_bundle(bundle, chosen, MemoryRequest(max_chats=1))
+    progress = Console(stderr=True)
+    report = run_benchmark(
+        opened, chosen, plan, repeats=repeats, say=lambda what: progress.print(f"measuring: {what}", style="dim")
+    )
+    if json:
+        typer.echo(msgspec.json.encode(report).decode())
+        return
+    console = Console()
+    console.print(_table(report))
+    for line in (*_machine(report), *(f"not run: {line}" for line in report.not_run)):
+        console.print(line, style="dim", highlight=False)
+
+
+def _table(report: BenchmarkReport) -> Table:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, title=f"{report.bundle}, {report.flavour}, profile {report.profile}", title_justify="left")
+    for heading, justify in (("", "left"), ("median", "right"), ("range", "right"), ("of the peak", "right")):
+        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+    for row in report.measurements:
+        low, high = min(row.samples), max(row.samples)
+        spread = f"{_value(low, row)} - {_value(high, row)}" if len(row.samples) > 1 else ""
+        share = "" if row.of_peak is None else f"{row.of_peak:.0%} {row.peak}"
+        table.add_row(row.name, f"{_value(row.value, row)} {_unit(row)}", spread, share)
+    return table
+
+
+def _machine(report: BenchmarkReport) -> list[str]:
+    peaks = report.peaks
+    return [
+        f"this machine on {peaks.num_threads} threads: reads {peaks.read_bytes_per_s / 1e9:.1f} GB/s; multiplies "
+        f"matrices at {peaks.int8_ops_per_s / 1e9:.0f} GOP/s in int8, {peaks.fp32_ops_per_s / 1e9:.0f} in fp32 "
+        "(ONNX Runtime's own operators)",
+    ]
+
+
+def _value(value: float, row: Measurement) -> str:
+    if row.unit == "bytes":
+        return f"{value / 1e9:.2f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _unit(row: Measurement) -> str:
+    return "GB" if row.unit == "bytes" else row.unit

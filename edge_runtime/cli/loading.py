@@ -1,0 +1,63 @@
+"""From a bundle folder and a profile to a memory plan, and from there to an engine. Used by `ask` and `serve`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime import __version__
+from edge_runtime.devices.memory import MemoryPlan, MemoryRequest
+from edge_runtime.devices.probe import probe_machine
+from edge_runtime.devices.select import ResolvedProfile, select_profile
+from edge_runtime.engine import load as engine_load
+from edge_runtime.engine.engine import Engine
+from edge_runtime.model.bundle import Bundle
+from edge_runtime.model.manifest import Manifest
+from edge_runtime.serving.messages import VideoSampling
+from edge_runtime.serving.settings import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBundle:
+    """A bundle, the profile it will run with, and what that will take. Nothing heavy is loaded yet."""
+
+    profile: ResolvedProfile
+    bundle: Bundle
+    plan: MemoryPlan
+
+    def load(self) -> Engine:
+        """Load the model as planned. Raises `BundleError`."""
+        return engine_load.load_engine(self.bundle, self.profile, self.plan)
+
+    def model_info(self) -> ModelInfo:
+        """What a server tells about the model."""
+        manifest = self.bundle.manifest
+        return ModelInfo(
+            name=manifest.name,
+            flavour=manifest.flavour,
+            max_context=self.plan.context_tokens,
+            max_pixels=min(self.plan.max_pixels, manifest.image_processor.max_pixels),
+            video=video_sampling(manifest),
+            server_version=__version__,
+        )
+
+
+def plan_bundle(path: Path, profile_name: str) -> PlannedBundle:
+    """Check the bundle and plan its memory. Raises `BundleError`, `ProfileError` or `DoesNotFit`."""
+    profile = select_profile(profile_name, probe_machine())
+    return PlannedBundle(profile, *engine_load.plan_bundle(path, profile, MemoryRequest()))
+
+
+def video_sampling(manifest: Manifest) -> VideoSampling:
+    """How the model wants its videos, out of what its manifest says about video and patches."""
+    video, vision = manifest.video_processor, manifest.architecture.vision
+    return VideoSampling(
+        fps=video.fps,
+        min_frames=video.min_frames,
+        max_frames=video.max_frames,
+        min_pixels=video.min_pixels,
+        max_pixels=video.max_pixels,
+        patch_size=vision.patch_size,
+        spatial_merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+    )

@@ -1,0 +1,21 @@
+"""The `edge-runtime` command. Each subcommand imports what it needs when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import typer
+
+from edge_runtime.cli.ask import ask
+from edge_runtime.cli.inspect import inspect
+from edge_runtime.cli.profiles import profiles
+from edge_runtime.cli.serve import serve
+from edge_runtime.cli.version import version
+
+app = typer.Typer(
+    name="edge-runtime",
+    help="Run Qwen3-VL-class vision-language models on a device you can hold.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for _command in (serve, ask, profiles, inspect, version):
+    app.command()(_command)

@@ -1,0 +1,80 @@
+"""An answer on the terminal, or as JSON. Knows not where it comes from."""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol
+
+import msgspec
+import typer
+
+from edge_runtime.engine.events import Delta, Finished, Timings
+
+_CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""A screenshot can talk a model into writing escape sequences; they must not reach a terminal."""
+
+
+class Printer(Protocol):
+    """Shows the deltas of one answer and then its end."""
+
+    def show(self, event: Delta | Finished) -> None:
+        """Show the next piece."""
+
+
+class AnswerPrinter:
+    """Text as it comes, reasoning dimmed, and a line of timings (on stderr, so that a file gets the answer only)."""
+
+    def __init__(self, *, is_terminal: bool) -> None:
+        self._channel: str | None = None
+        self._is_terminal = is_terminal
+
+    def show(self, event: Delta | Finished) -> None:
+        """Print a delta; end the line and add the timings after the last one."""
+        if isinstance(event, Finished):
+            typer.echo()
+            typer.secho(describe_timings(event.timings), dim=True, err=True)
+            return
+        if self._channel == "reasoning" and event.channel == "answer":
+            typer.echo("\n")
+        if event.text:
+            self._channel = event.channel
+            text = event.text.translate(_CONTROL) if self._is_terminal else event.text
+            typer.secho(text, dim=event.channel == "reasoning", nl=False)
+            sys.stdout.flush()
+
+
+class JsonPrinter:
+    """One object, when the answer is complete."""
+
+    def show(self, event: Delta | Finished) -> None:
+        """Print the answer's end; deltas say nothing that it does not."""
+        if isinstance(event, Finished):
+            answer = {
+                "text": event.text,
+                "reasoning": event.reasoning,
+                "token_ids": event.token_ids,
+                "prompt_tokens": event.timings.prompt_tokens,
+                "finish_reason": event.finish_reason,
+                "timings": event.timings,
+            }
+            typer.echo(msgspec.json.encode(answer).decode())
+
+
+def describe_timings(timings: Timings) -> str:
+    """One line for people; what took no time is left out."""
+    parts = [f"prompt {timings.prompt_tokens:,} tokens"]
+    if timings.image_tokens:
+        parts[0] += f" ({timings.image_tokens:,} of images)"
+    stages = ("queue", "decode_image", "resize", "vision", "prefill")
+    took = ((stage.replace("_", " "), getattr(timings, f"{stage}_ms")) for stage in stages)
+    parts += [f"{stage} {_duration(ms)}" for stage, ms in took if ms >= 0.5]
+    parts.append(f"first token {_duration(timings.first_token_ms)}")
+    tokens = f"{timings.output_tokens:,} tokens"
+    # The first token is prefill's; decode makes the others.
+    if timings.decode_ms > 0 and timings.output_tokens > 1:
+        tokens += f" at {(timings.output_tokens - 1) / timings.decode_ms * 1000:.1f}/s"
+    return " | ".join([*parts, tokens, f"total {_duration(timings.total_ms)}"])
+
+
+def _duration(ms: float) -> str:
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"

@@ -1,0 +1,122 @@
+"""Memory in plain numbers: what a model needs per unit, and what a plan costs. Knows no search and no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from edge_runtime.devices.profile import KVDtype
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFootprint:
+    """What a model needs, in bytes per unit of everything the planner may choose."""
+
+    weights_bytes: int
+    """All weight files, mapped."""
+    prepacked_bytes: int
+    """Copies of weights that the execution provider makes when it loads them."""
+    fixed_bytes: int
+    """Whatever the choice: interpreter, libraries, tokenizer, graph structures, one row of logits."""
+    kv_bytes_per_token: Mapping[KVDtype, int]
+    """Keys and values of one token over all layers, for every dtype the graph can store them in."""
+    max_context: int
+    """Longest context the model was made for."""
+    patch_size: int
+    merge_size: int
+    min_pixels: int
+    max_pixels: int
+    """Image limits of the bundle."""
+    vision_bytes_per_patch: int
+    """Transient memory of the vision graph for one patch, its pixels and its share of the output included."""
+    prompt_bytes_per_token: int
+    """Rows held for a prompt until they are in the cache: embedding and DeepStack rows of one token."""
+    prefill_bytes_per_token: int
+    """Transient memory of the decoder graph for one token of a chunk."""
+    prefill_bytes_per_token_and_context: int = 0
+    """The part of it that also grows with the context (attention scores), per token of a chunk and of the context."""
+    int4_weights_bytes: int | None = None
+    """`weights_bytes` + `prepacked_bytes` of the same model with int4 weights; None where it has them already."""
+
+    def image_tokens(self, max_pixels: int) -> int:
+        """Tokens of the largest image within `max_pixels`."""
+        return max_pixels // (self.patch_size * self.merge_size) ** 2
+
+    def pixels_of(self, image_tokens: int) -> int:
+        """Pixels of an image of that many tokens."""
+        return image_tokens * (self.patch_size * self.merge_size) ** 2
+
+    def with_int4_weights(self) -> ModelFootprint:
+        """The footprint of the same model exported with int4 weights; itself where it has them already."""
+        if self.int4_weights_bytes is None:
+            return self
+        return replace(self, weights_bytes=self.int4_weights_bytes, prepacked_bytes=0, int4_weights_bytes=None)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRequest:
+    """What the caller insists on; None leaves the choice to the planner."""
+
+    context_tokens: int | None = None
+    max_pixels: int | None = None
+    max_chats: int | None = None
+    kv_dtype: KVDtype | None = None
+    budget_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """The choice, and what it costs."""
+
+    context_tokens: int
+    max_pixels: int
+    max_chats: int
+    kv_dtype: KVDtype
+    prefill_chunk_tokens: int
+    budget_bytes: int
+    weights_bytes: int
+    fixed_bytes: int
+    kv_bytes: int
+    prompt_bytes: int
+    vision_bytes: int
+    prefill_bytes: int
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens the KV cache must hold: every chat at its longest."""
+        return self.context_tokens * self.max_chats
+
+    @property
+    def total_bytes(self) -> int:
+        """Peak memory. Vision and prefill take turns, and sessions without an arena give back what a run has used."""
+        held = self.weights_bytes + self.fixed_bytes + self.kv_bytes + self.prompt_bytes
+        return held + max(self.vision_bytes, self.prefill_bytes)
+
+    def rows(self) -> tuple[tuple[str, str, str], ...]:
+        """(what, how much, for what) of every part, of the total and of the budget, for a table."""
+        chats = f"{self.max_chats} chat{'s' if self.max_chats > 1 else ''} x {self.context_tokens:,} tokens"
+        return (
+            ("weights", format_bytes(self.weights_bytes), "mapped from the bundle, and repacked copies"),
+            ("KV cache", format_bytes(self.kv_bytes), f"{chats}, {self.kv_dtype}"),
+            ("prompts", format_bytes(self.prompt_bytes), "embedding rows of waiting prompts"),
+            ("vision", format_bytes(self.vision_bytes), f"one image of up to {self.max_pixels:,} pixels"),
+            ("prefill", format_bytes(self.prefill_bytes), f"chunks of {self.prefill_chunk_tokens} tokens"),
+            ("runtime", format_bytes(self.fixed_bytes), "interpreter, libraries, tokenizer"),
+            ("total", format_bytes(self.total_bytes), "vision and prefill take turns"),
+            ("budget", format_bytes(self.budget_bytes), f"{format_bytes(self.budget_bytes - self.total_bytes)} left"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A way out where nothing fits: the question as it could be asked instead, and in words what is different."""
+
+    text: str
+    footprint: ModelFootprint
+    request: MemoryRequest
+
+
+def format_bytes(num_bytes: int) -> str:
+    """A size for people: MiB below one GiB, else GiB."""
+    mib = num_bytes / 2**20
+    return f"{mib:.0f} MiB" if abs(mib) < 1024 else f"{mib / 1024:.2f} GiB"

@@ -1,0 +1,210 @@
+"""The real `ModelRunner`: a bundle's prompt builder, vision encoder and decoder, joined. Knows no queue, no sampling.
+
+A prompt is prepared from headers alone; its images are decoded and encoded one vision run at a time; a forward run
+takes rows of text and image features for its tokens, and hands their memory back once they are in the KV cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.engine.model_runner import MediaTimings, Step
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.errors import Cancelled, InternalError
+from edge_runtime.model.bundle import CHAT_TEMPLATE, DECODER_GRAPH, TOKENIZER, VISION_GRAPH, Bundle
+from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.conversation import media_parts
+from edge_runtime.model.decoder import Decoder, DecoderInputs
+from edge_runtime.model.embeddings import TokenEmbeddings
+from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease
+from edge_runtime.model.positions import RotaryTables, prompt_positions
+from edge_runtime.model.prompt import PromptBuilder, VisionSpan
+from edge_runtime.model.session import Binding, Graph, SessionSettings
+from edge_runtime.model.template import ChatTemplate
+from edge_runtime.model.tokenizer import Tokenizer
+from edge_runtime.vision.encoder import VisionEncoder, VisionFeatures
+from edge_runtime.vision.image import ImageLimits, decode_image
+from edge_runtime.vision.patchify import patchify
+from edge_runtime.vision.plan import MediaPlanner, VisionRun
+from edge_runtime.vision.resize import resize_image
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """How a bundle is run; the memory planner chooses the first three."""
+
+    max_context: int
+    """Longest prompt plus answer, in tokens."""
+    max_cache_tokens: int
+    """Tokens of all chats in flight together."""
+    max_pixels: int | None
+    """Cap on an image, or a video frame, after resizing; None: the bundle's own."""
+    session: SessionSettings
+    image_limits: ImageLimits
+
+
+@dataclass(slots=True, eq=False)
+class BundlePrompt:
+    """A prepared prompt. `features[i]` belongs to `spans[i]`, and is None once its tokens are in the cache."""
+
+    input_ids: NDArray[np.int64]
+    spans: tuple[VisionSpan, ...]
+    position_ids: NDArray[np.int64]
+    """[3, T]"""
+    rope_delta: int
+    starts_in_reasoning: bool
+    runs: list[VisionRun]
+    """Vision runs still to do, in prompt order."""
+    features: list[VisionFeatures | None] = field(default_factory=list)
+
+    @property
+    def image_tokens(self) -> int:
+        """How many of the ids are image or video placeholders."""
+        return sum(span.grid.num_tokens for span in self.spans)
+
+    @property
+    def pending_media(self) -> int:
+        """Vision runs still to do."""
+        return len(self.runs)
+
+
+class BundleRunner:
+    """A loaded bundle of the portable flavour: one decoder run per chat and step. Used by one thread at a time."""
+
+    def __init__(self, bundle: Bundle, settings: RunnerSettings) -> None:
+        """Load tokenizer, template and graphs. Raises `BundleError`."""
+        manifest = bundle.manifest
+        self._architecture = manifest.architecture
+        self._special = manifest.special_tokens
+        self._limits = settings.image_limits
+        self._max_context = min(settings.max_context, manifest.architecture.text.max_position_embeddings)
+        self._tokenizer = Tokenizer(bundle.file(TOKENIZER))
+        template = ChatTemplate(bundle.file(CHAT_TEMPLATE))
+        self._prompts = PromptBuilder(self._tokenizer, template, manifest.special_tokens)
+        self._media = MediaPlanner(manifest, settings.image_limits, settings.max_pixels)
+        self._embeddings = TokenEmbeddings(bundle.path, manifest)
+        self._rotary = RotaryTables(manifest.architecture.text)
+        self._encoder = VisionEncoder(_load(bundle, VISION_GRAPH, settings), manifest.architecture.vision)
+        decoder_graph = _load(bundle, DECODER_GRAPH, settings)
+        self._decoder = Decoder(decoder_graph, manifest.architecture, settings.max_cache_tokens)
+
+    @property
+    def kv_cache(self) -> ContiguousKVCache[Binding]:
+        """The cache that leases come from."""
+        return self._decoder.kv_cache
+
+    @property
+    def max_context(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+        return self._max_context
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return frozenset(self._special.eos)
+
+    @property
+    def think_token_ids(self) -> tuple[int, int] | None:
+        """Ids of `<think>` and `</think>`, or None where the model has none."""
+        start, end = self._special.think_start, self._special.think_end
+        return None if start is None or end is None else (start, end)
+
+    def prepare(self, request: GenerationRequest) -> BundlePrompt:
+        """Template, token ids, positions; reads image headers only. Raises `BadImage` or `BadPrompt`."""
+        plans = [self._media.plan(part) for part in media_parts(request.messages)]
+        prompt = self._prompts.build(request.messages, [plan.placeholder for plan in plans])
+        position_ids, rope_delta = prompt_positions(len(prompt.input_ids), prompt.spans)
+        return BundlePrompt(
+            input_ids=prompt.input_ids,
+            spans=prompt.spans,
+            position_ids=position_ids,
+            rope_delta=rope_delta,
+            starts_in_reasoning=prompt.starts_in_reasoning,
+            runs=[run for plan in plans for run in plan.runs],
+        )
+
+    def starts_in_reasoning(self, prompt: BundlePrompt) -> bool:
+        """Whether the prompt ends inside an open `<think>`."""
+        return prompt.starts_in_reasoning
+
+    def encode_next(self, prompt: BundlePrompt, cancel: CancelToken) -> MediaTimings:
+        """Decode, resize and encode the next image or frame pair of `prompt`. Raises `BadImage` or `Cancelled`."""
+        cancel.raise_if_cancelled()
+        run = prompt.runs[0]
+        started = perf_counter()
+        decoded = [decode_image(frame, self._limits) for frame in run.frames]
+        decoded_at = perf_counter()
+        frames = tuple(resize_image(pixels, run.height, run.width) for pixels in decoded)
+        vision = self._architecture.vision
+        pixel_values = patchify(frames, run.normalization, vision)
+        resized_at = perf_counter()
+        grid_h, grid_w = run.height // vision.patch_size, run.width // vision.patch_size
+        prompt.features.append(self._encoder.encode(pixel_values, grid_h, grid_w, cancel))
+        prompt.runs.pop(0)  # only now: a run that failed can be tried again
+        return MediaTimings(
+            decode_image_ms=(decoded_at - started) * 1e3,
+            resize_ms=(resized_at - decoded_at) * 1e3,
+            vision_ms=(perf_counter() - resized_at) * 1e3,
+        )
+
+    def forward(self, steps: Sequence[Step]) -> list[NDArray[np.float32] | None]:
+        """Run the decoder on every step; per step the last token's logits [V]; None where unwanted or cancelled."""
+        return [self._run(step) for step in steps]
+
+    def detokenize(self, token_ids: Sequence[int]) -> bytes:
+        """The exact bytes the tokens stand for (special tokens give none)."""
+        return self._tokenizer.detokenize(token_ids)
+
+    def _run(self, step: Step) -> NDArray[np.float32] | None:
+        prompt, lease = step.prompt, step.lease
+        if not isinstance(prompt, BundlePrompt) or not isinstance(lease, ContiguousLease):
+            raise InternalError("a step must hold a prompt and a lease of this runner")
+        start = lease.length
+        try:
+            logits = self._decoder.forward(
+                self._rows(prompt, step.token_ids, start), lease, step.want_logits, step.cancel
+            )
+        except Cancelled:
+            return None
+        _release_features(prompt, lease.length)
+        return logits
+
+    def _rows(self, prompt: BundlePrompt, token_ids: NDArray[np.int64], start: int) -> DecoderInputs:
+        """Decoder inputs of `token_ids` [T], which lie at `start` of the chat's log."""
+        stop = start + len(token_ids)
+        embeds = self._embeddings.lookup(token_ids)
+        deepstack = np.zeros((len(self._architecture.vision.deepstack_layers), *embeds.shape), dtype=np.float32)
+        for i, span in enumerate(prompt.spans):
+            low, high = max(start, span.start), min(stop, span.stop)
+            if low >= high:
+                continue
+            features = prompt.features[i] if i < len(prompt.features) else None
+            if features is None:
+                raise InternalError(f"tokens {low} to {high} belong to an image that is not encoded, or was released")
+            embeds[low - start : high - start] = features.embeds[low - span.start : high - span.start]
+            deepstack[:, low - start : high - start] = features.deepstack[:, low - span.start : high - span.start]
+        rope_cos, rope_sin = self._rotary(_positions(prompt, start, stop))
+        return DecoderInputs(inputs_embeds=embeds, deepstack=deepstack, rope_cos=rope_cos, rope_sin=rope_sin)
+
+
+def _positions(prompt: BundlePrompt, start: int, stop: int) -> NDArray[np.int64]:
+    """Position ids [3, stop - start] of the log's tokens; past the prompt they count on from its rope delta."""
+    in_prompt = prompt.position_ids[:, start:stop]
+    after = np.arange(max(start, len(prompt.input_ids)), stop) + prompt.rope_delta
+    return np.concatenate((in_prompt, np.broadcast_to(after, (3, len(after)))), axis=1)
+
+
+def _release_features(prompt: BundlePrompt, length: int) -> None:
+    """Drop image features whose tokens are all in the cache."""
+    for i, span in enumerate(prompt.spans[: len(prompt.features)]):
+        if span.stop <= length:
+            prompt.features[i] = None
+
+
+def _load(bundle: Bundle, name: str, settings: RunnerSettings) -> Graph:
+    return Graph(bundle.file(name), settings.session)

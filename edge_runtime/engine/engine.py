@@ -1,0 +1,233 @@
+"""The engine: requests in, events out. Read this file first.
+
+    engine = Engine(runner, EngineSettings())
+    engine.submit(request)
+    while engine.has_work:
+        for event in engine.step():   # Delta, Delta, ..., then exactly one Finished or Failed per request
+            ...
+
+A step is schedule -> run -> postprocess: the scheduler picks who runs what (`scheduler.py`), the runner runs it
+(`model_runner.py`: images, vision encoder, decoder), and the logits become tokens (`sampling.py`), text
+(`transcript.py`) and events (`events.py`). What a chat is in between lies in `chat.py`.
+
+One thread owns the engine; only `cancel` may be called from another. Knows nothing of sockets, graphs or templates.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.engine.chat import Chat, Phase
+from edge_runtime.engine.events import Event, Failed, Finished
+from edge_runtime.engine.model_runner import ModelRunner
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.scheduler import Plan, Scheduler
+from edge_runtime.engine.settings import EngineSettings
+from edge_runtime.engine.thinking import ChannelSwitch
+from edge_runtime.engine.transcript import Transcript
+from edge_runtime.errors import BadParameter, Cancelled, EdgeError, InternalError
+
+_log = logging.getLogger(__name__)
+
+_Logits = NDArray[np.float32] | None
+
+
+class Engine:
+    """Answers several chats at a time with one model. Every submitted request ends in one `Finished` or `Failed`."""
+
+    def __init__(self, runner: ModelRunner, settings: EngineSettings) -> None:
+        """The engine has `runner` and its KV cache to itself."""
+        self._runner = runner
+        self._scheduler = Scheduler(runner.kv_cache, runner.max_context, settings)
+        self._chats: dict[str, Chat] = {}
+        self._events: list[Event] = []  # not handed out yet
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._chats or self._events)
+
+    @property
+    def num_running(self) -> int:
+        """Chats that hold room in the KV cache."""
+        return self._scheduler.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Chats that wait for it."""
+        return self._scheduler.num_waiting
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Take on a request. If this raises, it was not taken on and will have no events.
+
+        Raises `Overloaded` if the queue is full, `ContextOverflow` if prompt and answer cannot fit (nothing was
+        computed), `BadPrompt` or `BadImage` for what the model cannot take, `BadParameter` if its id is in use.
+        """
+        submitted_s = time.perf_counter()
+        if request.request_id in self._chats:
+            raise BadParameter(f"a request with the id {request.request_id!r} is in flight; give each its own")
+        self._scheduler.check_room()
+        with _internal_unless_ours("preparing a prompt"):
+            prompt = self._runner.prepare(request)
+            self._scheduler.check_length(len(prompt.input_ids), prompt.image_tokens, request.max_tokens)
+            switch = ChannelSwitch(self._runner.think_token_ids, self._runner.starts_in_reasoning(prompt))
+            chat = Chat(request, prompt, Transcript(switch, request.stop), submitted_s)
+        self._chats[request.request_id] = chat
+        self._scheduler.add(chat)
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request, also inside a running graph; `step` then gives its `Failed(Cancelled)`.
+
+        Safe from any thread. A request that has ended, or never was, is ignored.
+        """
+        chat = self._chats.get(request_id)
+        if chat is not None:
+            chat.cancel.cancel()
+
+    def step(self) -> list[Event]:
+        """Do the next piece of work of every chat whose turn it is; return what there is to say."""
+        self._end_cancelled()
+        plan = self._schedule()
+        results = self._run(plan)
+        self._postprocess(results)
+        events, self._events = self._events, []
+        return events
+
+    def generate(self, request: GenerationRequest) -> Iterator[Event]:
+        """Submit `request` and step until it ends; yield its events. Closing the iterator cancels the request.
+
+        Raises at the first event what `submit` raises. Events of other requests are kept for the next `step`.
+        """
+        self.submit(request)
+        ended = False
+        try:
+            while not ended:
+                for event in self._own_events(request.request_id, self.step()):
+                    ended = isinstance(event, (Finished, Failed))
+                    yield event
+        finally:
+            if not ended:
+                self.cancel(request.request_id)
+                self._end_cancelled()
+                events, self._events = self._events, []
+                self._own_events(request.request_id, events)  # those are dropped: nobody asks for them any more
+
+    def _schedule(self) -> Plan:
+        """Admit waiting chats while there is room, then choose the work of this step."""
+        while (chat := self._scheduler.next_waiting()) is not None:
+            with self._failing(chat):
+                if not self._scheduler.admit(chat):
+                    break
+                chat.clock.admitted_s = time.perf_counter()
+        return self._scheduler.plan()
+
+    def _run(self, plan: Plan) -> list[tuple[Chat, _Logits]]:
+        """Encode one image, then run the decoder; return the logits of each chat that ran."""
+        if plan.encode is not None:
+            with self._failing(plan.encode):
+                plan.encode.add_media(self._runner.encode_next(plan.encode.prompt, plan.encode.cancel))
+        return self._forward(plan.shares) if plan.shares else []
+
+    def _postprocess(self, results: Sequence[tuple[Chat, _Logits]]) -> None:
+        """Turn logits into tokens, text and events; end the chats that are done or were cancelled."""
+        self._end_cancelled()
+        for chat, logits in results:
+            if chat.request.request_id in self._chats and chat.phase is Phase.DECODE:
+                with self._failing(chat):
+                    self._advance(chat, logits)
+        if not self._chats:
+            self._check_idle()
+
+    def _advance(self, chat: Chat, logits: _Logits) -> None:
+        """Draw one token of `chat`; say what it adds, and whether it is the last."""
+        if logits is None:
+            raise InternalError("the runner gave no logits for a chat that is not cancelled")
+        token_id = chat.draw(logits)
+        is_eos = token_id in self._runner.eos_token_ids
+        self._events += chat.say(token_id, b"" if is_eos else self._runner.detokenize([token_id]))
+        if is_eos or chat.transcript.stopped:
+            self._end(chat, chat.finish("stop"))
+        elif len(chat.output_ids) == chat.request.max_tokens:
+            self._end(chat, chat.finish("length"))
+
+    def _forward(self, shares: Sequence[tuple[Chat, int]]) -> list[tuple[Chat, _Logits]]:
+        """Run the decoder for all `shares`; if that fails, chat by chat, so that only the one at fault ends."""
+        if len(shares) == 1:
+            with self._failing(shares[0][0]):
+                return self._forward_once(shares)
+            return []
+        before = [chat.num_cached for chat, _ in shares]
+        try:
+            return self._forward_once(shares)
+        except Exception:  # noqa: BLE001 (the chat at fault will raise it again, alone)
+            _log.exception("a run of %d chats failed; it is repeated chat by chat", len(shares))
+        results: list[tuple[Chat, _Logits]] = []
+        for (chat, num_tokens), length in zip(shares, before, strict=True):
+            num_lost = chat.rewind(length, num_tokens)
+            results += self._forward([(chat, num_lost)]) if num_lost else []
+        return results
+
+    def _forward_once(self, shares: Sequence[tuple[Chat, int]]) -> list[tuple[Chat, _Logits]]:
+        """One call of the runner for `shares`: (chat, number of its tokens)."""
+        prefilling = [chat for chat, _ in shares if chat.phase is Phase.PREFILL]
+        wanted = [chat.num_cached + num_tokens for chat, num_tokens in shares]
+        started_s = time.perf_counter()
+        outputs = self._runner.forward([chat.step(num_tokens) for chat, num_tokens in shares])
+        for chat in prefilling:
+            chat.clock.prefill_ms += 1e3 * (time.perf_counter() - started_s)
+        for (chat, _), length in zip(shares, wanted, strict=True):
+            if chat.num_cached != length and not chat.cancel.cancelled:
+                raise InternalError(f"after a run {chat.num_cached} tokens are cached, not {length}")
+        return [(chat, logits) for (chat, _), logits in zip(shares, outputs, strict=True)]
+
+    def _own_events(self, request_id: str, events: Sequence[Event]) -> list[Event]:
+        """The events of one request; the others wait for the next `step`."""
+        self._events += [event for event in events if event.request_id != request_id]
+        return [event for event in events if event.request_id == request_id]
+
+    def _end_cancelled(self) -> None:
+        """End the chats whose cancel token is set."""
+        for chat in [chat for chat in self._chats.values() if chat.cancel.cancelled]:
+            self._end(chat, [Failed(chat.request.request_id, Cancelled("the request was cancelled"))])
+
+    @contextmanager
+    def _failing(self, chat: Chat) -> Iterator[None]:
+        """An error inside the block ends `chat` with it, and only `chat`."""
+        try:
+            with _internal_unless_ours(f"request {chat.request.request_id!r}"):
+                yield
+        except EdgeError as error:
+            self._end(chat, [Failed(chat.request.request_id, error)])
+
+    def _end(self, chat: Chat, last_events: Sequence[Event]) -> None:
+        """Forget `chat`, return its room in the cache, and say its last events. Does nothing the second time."""
+        if self._chats.pop(chat.request.request_id, None) is not None:
+            self._events += last_events
+            self._scheduler.remove(chat)
+
+    def _check_idle(self) -> None:
+        """With no chat in flight the whole cache must be free."""
+        cache = self._runner.kv_cache
+        if cache.free_tokens != cache.max_tokens:
+            _log.error("idle, but only %d of %d cache tokens are free", cache.free_tokens, cache.max_tokens)
+
+
+@contextmanager
+def _internal_unless_ours(doing: str) -> Iterator[None]:
+    """Let an `EdgeError` pass; log any other error with its traceback and raise `InternalError` in its place."""
+    try:
+        yield
+    except InternalError:
+        _log.exception("%s failed", doing)
+        raise
+    except EdgeError:
+        raise
+    except Exception as error:
+        _log.exception("%s failed", doing)
+        raise InternalError(f"{doing} failed: {error!r}; the log has the traceback") from error

@@ -1,0 +1,46 @@
+"""From a bundle folder to an engine: check, plan memory, load. The glue that the command line and the server call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_runtime.devices.planner import MemoryPlan, MemoryRequest, plan_memory
+from edge_runtime.devices.select import ResolvedProfile
+from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
+from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.settings import EngineSettings
+from edge_runtime.model.bundle import Bundle, open_bundle
+from edge_runtime.model.footprint import footprint
+from edge_runtime.model.session import SessionSettings, choose_execution_provider
+from edge_runtime.vision.image import ImageLimits
+
+
+def plan_bundle(
+    path: Path, profile: ResolvedProfile, request: MemoryRequest, *, verify_hashes: bool = False
+) -> tuple[Bundle, MemoryPlan]:
+    """Open a bundle and decide what of it fits; loads nothing.
+
+    Raises `BundleError`, `DoesNotFit`, or `BadParameter` for a request the model can never meet.
+    """
+    bundle = open_bundle(path, verify_hashes=verify_hashes)
+    return bundle, plan_memory(footprint(bundle.manifest), profile, request)
+
+
+def load_engine(
+    bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan, *, image_limits: ImageLimits | None = None
+) -> Engine:
+    """Load the graphs of `bundle` on the profile's threads and make an engine with the plan's limits.
+
+    Raises `BundleError` if the graphs cannot be loaded.
+    """
+    session = SessionSettings(
+        num_threads=profile.threads, execution_provider=choose_execution_provider(profile.execution_providers)
+    )
+    settings = RunnerSettings(
+        max_context=plan.context_tokens,
+        max_cache_tokens=plan.kv_tokens,
+        max_pixels=plan.max_pixels,
+        session=session,
+        image_limits=image_limits or ImageLimits(),
+    )
+    return Engine(BundleRunner(bundle, settings), EngineSettings(prefill_chunk=plan.prefill_chunk_tokens))

@@ -1,0 +1,153 @@
+"""From logits to the next token: pure functions on `logits`, float32 [V], and one small owner of their state.
+
+Order of work: penalties, temperature, top-k, top-p, min-p, draw. Wherever tokens tie, the lower id comes first, so
+top_k = 1 is greedy. Knows nothing of chats, text or time.
+
+V is 151,936 for Qwen3-VL: greedy without penalties is one argmax, penalties touch only the tokens they concern, and
+nothing sorts all V unless the distribution is too flat for a shorter head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.engine.events import TokenLogprob
+from edge_runtime.engine.request import SamplingParams
+from edge_runtime.errors import InternalError
+
+_HEAD = 1024
+"""Tokens that nearly always hold top_p of the probability; beyond it all V are sorted."""
+_GROUP = 64
+"""Values per group in the search for the largest."""
+_GREEDY_BELOW = 1e-5
+"""Temperatures under this are greedy: nothing but the likeliest token has a chance, and float32 would overflow."""
+
+
+class Sampler:
+    """Draws the tokens of one chat: owns its random generator and what its penalties remember."""
+
+    __slots__ = ("_output_counts", "_params", "_prompt_ids", "_rng")
+
+    def __init__(self, params: SamplingParams, prompt_ids: NDArray[np.int64]) -> None:
+        """`prompt_ids` [T]: the repetition penalty counts the prompt as said already."""
+        self._params = params
+        self._rng = np.random.default_rng(params.seed)
+        self._prompt_ids = np.unique(prompt_ids) if params.repetition_penalty != 1.0 else prompt_ids[:0]
+        self._output_counts: dict[int, int] = {}
+
+    def draw(self, logits: NDArray[np.float32]) -> int:
+        """Choose the next token from `logits` [V] and remember it. Raises `InternalError` for NaN or inf."""
+        check_finite(logits)
+        params = self._params
+        if params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
+            logits = penalize(logits, params, self._prompt_ids, self._output_counts)
+        if params.temperature < _GREEDY_BELOW:
+            token_id = int(np.argmax(logits))
+        else:
+            ids, weights = distribution(logits, params)
+            token_id = int(ids[draw_index(weights, self._rng)])
+        self._output_counts[token_id] = self._output_counts.get(token_id, 0) + 1
+        return token_id
+
+
+def check_finite(logits: NDArray[np.float32]) -> None:
+    """Raise `InternalError` unless the largest of `logits` [V] is a number; single tokens may be -inf."""
+    # argmax stops at the first NaN, so one look at the winner sees NaN, +inf, and a row of nothing but -inf.
+    best = int(np.argmax(logits))
+    if not np.isfinite(logits[best]):
+        raise InternalError(
+            f"the model gave the logit {logits[best]} for token {best}: a graph or an execution provider computes "
+            "wrongly; run `edge-export verify` on the bundle, or use another provider"
+        )
+
+
+def penalize(
+    logits: NDArray[np.float32], params: SamplingParams, prompt_ids: NDArray[np.int64], output_counts: dict[int, int]
+) -> NDArray[np.float32]:
+    """A copy of `logits` [V] with the penalties applied; `output_counts` says how often each token was drawn.
+
+    Repetition: positive logits are divided, negative ones multiplied, once per token of prompt or output (Keskar et
+    al. 2019; transformers `RepetitionPenaltyLogitsProcessor`). Then, for tokens of the output alone,
+    logit - count * frequency - presence (OpenAI API reference; vLLM `apply_penalties`).
+    """
+    logits = logits.copy()
+    output_ids = np.fromiter(output_counts.keys(), dtype=np.int64, count=len(output_counts))
+    if params.repetition_penalty != 1.0:
+        seen = np.concatenate((prompt_ids, output_ids))
+        penalty = np.float32(params.repetition_penalty)
+        values = logits[seen]  # gathered once, so a token in both lists is penalized once
+        logits[seen] = np.where(values < 0, values * penalty, values / penalty)
+    if output_counts:
+        counts = np.fromiter(output_counts.values(), dtype=np.float32, count=len(output_counts))
+        logits[output_ids] -= counts * np.float32(params.frequency_penalty) + np.float32(params.presence_penalty)
+    return logits
+
+
+def distribution(logits: NDArray[np.float32], params: SamplingParams) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Ids [K] of the tokens that top-k, top-p and min-p leave, and weights [K] their probabilities are proportional to.
+
+    top-k keeps the k likeliest; top-p then the fewest likeliest that together reach p (Holtzman et al. 2019); min-p
+    then those at least min_p times as likely as the likeliest (Nguyen et al. 2024). As transformers' warpers do,
+    each works on what the one before left. `temperature` must be 1e-5 or more.
+    """
+    ids = np.arange(len(logits)) if params.top_k == 0 else largest(logits, params.top_k)
+    kept = logits if params.top_k == 0 else logits[ids]
+    with np.errstate(over="ignore"):  # a logit too far below the best becomes -inf, and its weight 0, as it should
+        weights = np.exp((kept - logits.max()) / np.float32(params.temperature))
+    if params.top_p < 1.0:
+        nucleus = top_p_indices(weights, params.top_p)
+        ids, weights = ids[nucleus], weights[nucleus]
+    if params.min_p > 0.0:
+        likely = np.flatnonzero(weights >= params.min_p * weights.max())
+        ids, weights = ids[likely], weights[likely]
+    return ids, weights
+
+
+def top_p_indices(weights: NDArray[np.float32], top_p: float) -> NDArray[np.int64]:
+    """Indices of the fewest largest `weights` [K] that reach the share `top_p` of their sum, largest first."""
+    wanted = top_p * float(weights.sum(dtype=np.float64))
+    order = largest(weights, _HEAD)
+    reached = np.cumsum(weights[order].astype(np.float64))
+    if reached[-1] < wanted and len(order) < len(weights):
+        order = largest(weights, len(weights))
+        reached = np.cumsum(weights[order].astype(np.float64))
+    return order[: int(np.searchsorted(reached, wanted)) + 1]
+
+
+def largest(values: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Indices of the `count` largest of `values` [K], largest first, equal ones by index; all where K is smaller."""
+    num_groups = len(values) // _GROUP
+    if count > num_groups:
+        return np.argsort(-values, kind="stable")[:count]
+    # The count-th largest of the groups' maxima is a bound that at least `count` values reach, and few others do.
+    maxima = values[: num_groups * _GROUP].reshape(_GROUP, num_groups).max(axis=0)
+    bound = np.partition(maxima, num_groups - count)[num_groups - count]
+    candidates = np.flatnonzero(values >= bound)
+    return candidates[np.argsort(-values[candidates], kind="stable")][:count]
+
+
+def draw_index(weights: NDArray[np.float32], rng: np.random.Generator) -> int:
+    """An index of `weights` [K], drawn in proportion, by inverting their cumulative sum at one uniform number."""
+    reached = weights.astype(np.float64)
+    np.cumsum(reached, out=reached)  # in place, as fresh memory of this size costs more than the sum
+    index = int(np.searchsorted(reached, rng.random() * reached[-1], side="right"))
+    return min(index, len(weights) - 1)
+
+
+def token_logprob(logits: NDArray[np.float32], token_id: int, num_top: int) -> TokenLogprob:
+    """Log-probabilities of `token_id` and of the `num_top` likeliest tokens, likeliest first.
+
+    They are the model's own: of softmax(logits) before penalties, temperature and truncation, as in vLLM's
+    `raw_logprobs`, so they compare between requests whatever their sampling.
+    """
+    peak = logits.max()
+    log_sum = float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
+    top = largest(logits, num_top) if num_top else ()
+    return TokenLogprob(
+        token_id=token_id,
+        logprob=float(logits[token_id]) - log_sum,
+        top=tuple((int(i), float(logits[i]) - log_sum) for i in top),
+    )

@@ -1,0 +1,121 @@
+"""Decides what the next step runs. Knows queues, token counts and leases; nothing of graphs, sampling or text.
+
+Policy:
+- Chats are admitted in order of arrival, each when there is room in the KV cache for its prompt and its longest
+  answer, so a chat that runs never has to be thrown out. The first in line is not overtaken: a long one cannot starve.
+- In every step each decoding chat gets its next token.
+- One chat gets a vision run or a chunk of its prompt. Chats that need one take turns, so each waits at most for one
+  chunk of every other between two of its own, and a short question passes a long one.
+- Chunks are cut at multiples of `prefill_chunk` whatever else runs, so other chats do not change a chat's numbers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from edge_runtime.engine.chat import Chat, Phase
+from edge_runtime.engine.settings import EngineSettings
+from edge_runtime.errors import ContextOverflow, InternalError, Overloaded
+from edge_runtime.model.kv_cache import KVCache
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The work of one step."""
+
+    encode: Chat | None
+    """The chat whose next image or frame pair is encoded."""
+    shares: tuple[tuple[Chat, int], ...]
+    """Who runs how many tokens: all decoding chats one, at most one prefilling chat a chunk."""
+
+
+class Scheduler:
+    """The queues of an engine: waiting chats in order of arrival, and running ones in order of their turn."""
+
+    __slots__ = ("_kv_cache", "_max_context", "_running", "_settings", "_waiting")
+
+    def __init__(self, kv_cache: KVCache, max_context: int, settings: EngineSettings) -> None:
+        """`max_context`: longest prompt plus answer the model takes, in tokens."""
+        self._kv_cache = kv_cache
+        self._max_context = min(max_context, kv_cache.max_tokens)
+        self._settings = settings
+        self._waiting: deque[Chat] = deque()
+        self._running: deque[Chat] = deque()
+
+    @property
+    def num_running(self) -> int:
+        """Chats that hold room in the KV cache."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Chats that wait for it."""
+        return len(self._waiting)
+
+    def check_room(self) -> None:
+        """Raise `Overloaded` if not one more chat may wait."""
+        in_flight = self.num_running + self.num_waiting
+        if in_flight >= self._settings.max_running + self._settings.max_waiting:
+            raise Overloaded(f"{in_flight} requests are running or waiting, which is the limit; try again later")
+
+    def check_length(self, num_prompt: int, num_image: int, max_tokens: int) -> None:
+        """Raise `ContextOverflow` if a prompt of `num_prompt` tokens and its answer can never fit."""
+        room = self._max_context - num_prompt
+        if room < 1:
+            raise ContextOverflow(
+                f"the prompt has {num_prompt} tokens, {num_image} of them image or video, and the context "
+                f"{self._max_context} for prompt and answer; send less text, fewer images, or a lower max_pixels"
+            )
+        if max_tokens > room:
+            raise ContextOverflow(
+                f"the prompt has {num_prompt} tokens and the context {self._max_context}, so max_tokens can be at most "
+                f"{room}; it is {max_tokens}"
+            )
+
+    def add(self, chat: Chat) -> None:
+        """Put `chat` at the end of the waiting line."""
+        self._waiting.append(chat)
+
+    def remove(self, chat: Chat) -> None:
+        """Forget `chat` and return its room in the cache."""
+        (self._waiting if chat.lease is None else self._running).remove(chat)
+        if chat.lease is not None:
+            chat.lease.free()
+
+    def next_waiting(self) -> Chat | None:
+        """The chat to admit next, or None while as many run as may."""
+        return self._waiting[0] if self._waiting and self.num_running < self._settings.max_running else None
+
+    def admit(self, chat: Chat) -> bool:
+        """Give the first waiting chat its room in the cache, if there is enough; say whether there was.
+
+        Raises `InternalError` if there is not although nothing runs.
+        """
+        lease = self._kv_cache.lease(chat.max_context)
+        if lease is None:
+            if not self._running:
+                free, room = self._kv_cache.free_tokens, self._kv_cache.max_tokens
+                raise InternalError(
+                    f"no chat runs, yet only {free} of the KV cache's {room} tokens are free and "
+                    f"{chat.max_context} are needed; a lease was not returned"
+                )
+            return False
+        self._waiting.popleft()
+        chat.lease = lease
+        self._running.append(chat)
+        return True
+
+    def plan(self) -> Plan:
+        """The work of the next step. The chat that gets a vision run or a chunk goes to the end of the line."""
+        shares = [(chat, 1) for chat in self._running if chat.phase is Phase.DECODE]
+        chat = next((chat for chat in self._running if chat.phase is not Phase.DECODE), None)
+        if chat is None:
+            return Plan(None, tuple(shares))
+        self._running.remove(chat)
+        self._running.append(chat)
+        if chat.phase is Phase.ENCODE:
+            return Plan(chat, tuple(shares))
+        num_left = len(chat.prompt_ids) - chat.num_cached
+        shares.append((chat, min(num_left, self._settings.prefill_chunk)))
+        return Plan(None, tuple(shares))

@@ -1,0 +1,58 @@
+"""The token embedding table, mapped from its file: only the rows that are asked for are ever read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import BundleError
+from edge_runtime.model.manifest import EmbeddingTable, Manifest
+
+_INT8_ZERO_POINT = 128
+
+
+class TokenEmbeddings:
+    """Rows of `inputs_embeds` by token id."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Map the table that `manifest.embedding` names. Raises `BundleError` if its file is too short for it."""
+        self._table: EmbeddingTable = manifest.embedding
+        self._format = manifest.quantization.embedding
+        text = manifest.architecture.text
+        self._shape = (text.vocab_size, text.hidden_size)
+        data = folder / self._table.file
+        if self._format.weights == "fp32":
+            self._rows = _map(data, np.dtype("<f4"), self._table.data_offset, self._shape)
+            self._scales = None
+        elif self._format.weights == "int8":
+            if self._table.scale_file is None or self._table.scale_offset is None or not self._format.block_size:
+                raise BundleError(f"{folder}: an int8 embedding table needs scales and a block size; export it again")
+            self._rows = _map(data, np.dtype("u1"), self._table.data_offset, self._shape)
+            scales_shape = (text.vocab_size, -(-text.hidden_size // self._format.block_size))
+            scales = folder / self._table.scale_file
+            self._scales = _map(scales, np.dtype("<f4"), self._table.scale_offset, scales_shape)
+        else:
+            raise BundleError(
+                f"{folder}: an {self._format.weights} embedding table is not supported; export with an int8 or fp32 one"
+            )
+
+    def lookup(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embedding rows [T, D] of `token_ids` [T]: a fresh float32 array."""
+        rows = self._rows[token_ids]
+        if self._scales is None:
+            return np.array(rows, dtype=np.float32)
+        block = self._format.block_size or self._shape[1]
+        scales = np.repeat(self._scales[token_ids], block, axis=1)[:, : self._shape[1]]
+        return np.asarray((rows.astype(np.float32) - _INT8_ZERO_POINT) * scales, dtype=np.float32)
+
+
+def _map(path: Path, dtype: np.dtype, offset: int, shape: tuple[int, int]) -> np.ndarray:
+    needed = offset + shape[0] * shape[1] * dtype.itemsize
+    size = path.stat().st_size
+    if size < needed:
+        raise BundleError(
+            f"{path} has {size} bytes, the embedding table needs {needed}; copy or export the bundle again"
+        )
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)

@@ -1,0 +1,128 @@
+"""Messages and planned media to token ids, exactly as transformers' `Qwen3VLProcessor`. Decodes no pixel.
+
+Text that spells a special token (`<|im_end|>`, `<|vision_start|>`, ...) becomes that token, as in transformers: whoever
+passes on text of strangers must remove such strings first. The two placeholders are the exception: `<|image_pad|>` or
+`<|video_pad|>` in a text part stands for no image, so it is refused as `BadPrompt`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import BadPrompt
+from edge_runtime.model.conversation import Message, TextPart
+from edge_runtime.model.manifest import SpecialTokens
+from edge_runtime.model.template import ChatTemplate
+from edge_runtime.model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGrid:
+    """The tokens of one vision run (an image, or one temporal patch of a video): rows x columns, after merging."""
+
+    rows: int
+    columns: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Placeholder tokens in the prompt."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """What one image or video takes up in a prompt."""
+
+    kind: Literal["image", "video"]
+    grids: tuple[TokenGrid, ...]
+    timestamps_s: tuple[float, ...]
+    """One per grid of a video; empty for an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisionSpan:
+    """Where the tokens of one vision run lie in the prompt."""
+
+    start: int
+    grid: TokenGrid
+
+    @property
+    def stop(self) -> int:
+        """One past its last token."""
+        return self.start + self.grid.num_tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenizedPrompt:
+    """A prompt as token ids."""
+
+    input_ids: NDArray[np.int64]
+    """[T], placeholders expanded."""
+    spans: tuple[VisionSpan, ...]
+    """One per vision run, in order."""
+    starts_in_reasoning: bool
+    """Whether the template left a `<think>` open for the answer."""
+
+
+class PromptBuilder:
+    """Renders, expands and tokenizes chats of one bundle."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, special: SpecialTokens) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._special = special
+        self._image_pad = tokenizer.token_text(special.image_pad)
+        self._video_pad = tokenizer.token_text(special.video_pad)
+        self._vision_start = tokenizer.token_text(special.vision_start)
+        self._vision_end = tokenizer.token_text(special.vision_end)
+        wrapped_video = f"{self._vision_start}{self._video_pad}{self._vision_end}"
+        self._marker = re.compile("|".join(map(re.escape, (wrapped_video, self._video_pad, self._image_pad))))
+        self._think = None if special.think_start is None else tokenizer.token_text(special.think_start)
+
+    def build(self, messages: Sequence[Message], media: Sequence[Placeholder]) -> TokenizedPrompt:
+        """Token ids of `messages`, whose images and videos take up `media`, in order. Raises `BadPrompt`."""
+        self._refuse_placeholders(messages)
+        text = self._template.render(messages)
+        ids = self._tokenizer.encode(self._expand(text, media))
+        grids = [grid for placeholder in media for grid in placeholder.grids]
+        is_pad = (ids == self._special.image_pad) | (ids == self._special.video_pad)
+        counts = np.ones(len(ids), dtype=np.int64)
+        counts[is_pad] = [grid.num_tokens for grid in grids]
+        starts = (np.cumsum(counts) - counts)[is_pad]
+        return TokenizedPrompt(
+            input_ids=np.repeat(ids, counts),
+            spans=tuple(VisionSpan(int(start), grid) for start, grid in zip(starts, grids, strict=True)),
+            starts_in_reasoning=self._think is not None and text.rstrip().endswith(self._think),
+        )
+
+    def _refuse_placeholders(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            for part in message.content:
+                for pad in (self._image_pad, self._video_pad):
+                    if isinstance(part, TextPart) and pad in part.text:
+                        raise BadPrompt(
+                            f"the text contains the placeholder {pad}; remove it, and send images as images"
+                        )
+
+    def _expand(self, text: str, media: Sequence[Placeholder]) -> str:
+        """`text` with one pad per vision run; repeating it is done on token ids: the same, and cheap."""
+        kinds = ["image" if marker == self._image_pad else "video" for marker in self._marker.findall(text)]
+        if kinds != [placeholder.kind for placeholder in media]:
+            raise BadPrompt(
+                f"the messages have {len(media)} images and videos, the chat template placed {len(kinds)}; "
+                "put them into user messages"
+            )
+        remaining = iter(media)
+        return self._marker.sub(lambda _: self._pads(next(remaining)), text)
+
+    def _pads(self, placeholder: Placeholder) -> str:
+        if placeholder.kind == "image":
+            return self._image_pad
+        frame = f"{self._vision_start}{self._video_pad}{self._vision_end}"
+        return "".join(f"<{time:.1f} seconds>{frame}" for time in placeholder.timestamps_s)

@@ -1,0 +1,77 @@
+"""`tokenizer.json` to token ids, and token ids to the exact bytes they stand for. Knows nothing of templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as _Tokenizer
+
+from edge_runtime.errors import BadPrompt, BundleError
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer (the kind every Qwen model has)."""
+
+    def __init__(self, path: Path) -> None:
+        """Load `tokenizer.json`. Raises `BundleError` if it is malformed or not byte-level."""
+        try:
+            self._tokenizer = _Tokenizer.from_file(str(path))
+        except Exception as error:  # all the library raises, for every kind of malformed file
+            raise BundleError(f"{path} is not a tokenizer: {error}; export the bundle again") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._bytes = _token_bytes(self._tokenizer, path)
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Token ids [T] of `text`; strings of special tokens become those tokens.
+
+        Raises `BadPrompt` for text that is not valid Unicode (lone surrogates).
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise BadPrompt(f"the text is not valid Unicode: {error}; remove lone surrogates") from error
+        return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
+
+    def token_text(self, token_id: int) -> str:
+        """The literal string of a token, such as `<|image_pad|>`. Raises `BundleError` for an id that has none."""
+        text = self._tokenizer.id_to_token(token_id)
+        if text is None:
+            raise BundleError(
+                f"the tokenizer has no token {token_id}, which the manifest names; export the bundle again"
+            )
+        return str(text)
+
+    def detokenize(self, token_ids: Iterable[int]) -> bytes:
+        """The bytes the tokens stand for; special tokens, and ids without a token, give none."""
+        known = len(self._bytes)
+        return b"".join(self._bytes[token_id] for token_id in token_ids if 0 <= token_id < known)
+
+
+def _token_bytes(tokenizer: _Tokenizer, path: Path) -> list[bytes]:
+    """The bytes of every token id."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    added = tokenizer.get_added_tokens_decoder()
+    from_char = _byte_of_char()
+    table = [b""] * (max(vocabulary.values(), default=-1) + 1)
+    for token, token_id in vocabulary.items():
+        if token_id in added:
+            table[token_id] = b"" if added[token_id].special else token.encode("utf-8")
+            continue
+        try:
+            table[token_id] = bytes([from_char[char] for char in token])
+        except KeyError as error:
+            raise BundleError(
+                f"{path}: token {token_id} {token!r} is not byte-level BPE, the only kind this runtime reads"
+            ) from error
+    return table
+
+
+def _byte_of_char() -> dict[str, int]:
+    """Byte-level BPE writes each byte as one printable character: itself, or one from U+0100 on (GPT-2)."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -1,0 +1,82 @@
+"""Addresses a server may listen at and a client may talk to. Knows nothing of what is said there.
+
+Requests carry screenshots in clear, so only this machine is allowed: loopback TCP, and ipc (Unix sockets).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import stat
+from pathlib import Path
+
+from edge_runtime.errors import AddressInUse, BadParameter
+
+DEFAULT_ADDRESS = "tcp://127.0.0.1:5633"
+
+_TCP = re.compile(r"tcp://(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[^\[\]:/]+)):(?P<port>\*|\d{1,5})")
+_MAX_IPC_BYTES = 107
+"""Length of `sun_path` on Linux, less its terminating zero (unix(7))."""
+
+
+def check_address(address: str, *, wildcard_port: bool) -> str:
+    """Return `address` if this process may use it; `wildcard_port` allows `tcp://127.0.0.1:*`.
+
+    Raises `BadParameter` for a malformed address, and for one that other machines can reach.
+    """
+    if address.startswith("ipc://"):
+        path = address.removeprefix("ipc://")
+        if not 1 <= len(path.encode()) <= _MAX_IPC_BYTES:
+            raise BadParameter(f"{address!r}: the path of an ipc address takes 1 to {_MAX_IPC_BYTES} bytes")
+        return address
+    match = _TCP.fullmatch(address)
+    if match is None:
+        raise BadParameter(f"{address!r} is not an address; wanted {DEFAULT_ADDRESS} or ipc:///run/edge.sock")
+    port = match["port"]
+    if not (port == "*" and wildcard_port) and not (port != "*" and 1 <= int(port) <= 65535):
+        raise BadParameter(f"{address!r}: the port must be a number from 1 to 65535")
+    if not _is_loopback(match["ipv6"] or match["host"]):
+        raise BadParameter(
+            f"{address!r} can be reached from other machines, and this release cannot encrypt; "
+            "use 127.0.0.1 or ipc:// (and for another machine an SSH tunnel)"
+        )
+    return address
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is meant as an address rather than as a path."""
+    return "://" in text
+
+
+def refuse_live_ipc(address: str) -> None:
+    """Raise `AddressInUse` if a server answers at an `ipc://` path.
+
+    Needed because libzmq deletes whatever socket file it finds before it binds, also that of a living server.
+    Raises `BadParameter` where the path is taken by something that is not a socket, which must not be deleted.
+    """
+    name = address.removeprefix("ipc://")
+    if not name.startswith("@"):
+        path = Path(name)
+        if not path.exists():
+            return
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise BadParameter(f"{address!r}: {path} exists and is not a socket; choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(name.replace("@", "\0", 1) if name.startswith("@") else name)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return
+        except BlockingIOError:
+            pass  # its backlog is full: somebody listens
+    raise AddressInUse(f"another server already listens at {address}; stop it, or choose another --bind address")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,171 @@
+"""`Client`: the blocking client. Many threads may share one; a `Stream` belongs to the thread that reads it.
+
+The work is done by `Link`'s background thread; here is only what blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import weakref
+from collections.abc import Iterator, Sequence
+
+from edge_runtime.engine.events import Delta, Failed, Finished
+from edge_runtime.engine.request import GenerationRequest, SamplingParams
+from edge_runtime.errors import Cancelled
+from edge_runtime.model.conversation import Message
+from edge_runtime.serving import messages as wire
+from edge_runtime.serving.address import DEFAULT_ADDRESS
+from edge_runtime.serving.client_core import Reply, Timeouts
+from edge_runtime.serving.conversion import request_to_wire
+from edge_runtime.serving.images import ImageSource, question
+from edge_runtime.serving.link import Link
+
+
+class Stream:
+    """One answer as it comes: iterate over its deltas, then read `result`.
+
+    Leaving early, by `close`, a `with` block or Ctrl-C while waiting, cancels the request.
+    """
+
+    def __init__(self, client: Client, link: Link, request_id: str) -> None:
+        self.request_id = request_id
+        self._client = client  # a client that is collected closes its link
+        self._link = link
+        self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._ending: Finished | Failed | None = None
+
+    def deliver(self, reply: Reply) -> None:
+        """Take a reply from the link's thread."""
+        self._replies.put(reply)
+
+    @property
+    def result(self) -> Finished:
+        """The whole answer, once it is there; reads the rest of the stream first. Raises as iterating does."""
+        for _ in self:
+            pass
+        if isinstance(self._ending, Finished):
+            return self._ending
+        assert self._ending is not None
+        raise self._ending.error
+
+    def cancel(self) -> None:
+        """Ask the server to stop; iterating then raises `Cancelled`, or ends if the answer was quicker.
+
+        May be called from any thread.
+        """
+        self._link.cancel(self.request_id)
+
+    def close(self) -> None:
+        """Cancel the request unless it has ended. Idempotent."""
+        if self._ending is None:
+            self._ending = Failed(self.request_id, Cancelled("the stream was closed before the answer was complete"))
+            self._link.forget(self.request_id)
+
+    def __iter__(self) -> Iterator[Delta]:
+        """The deltas in order."""
+        return self
+
+    def __next__(self) -> Delta:
+        """The next delta. Raises the `EdgeError` that ended the request."""
+        if self._ending is not None:
+            raise StopIteration
+        try:
+            reply = self._replies.get()
+        except BaseException:  # Ctrl-C: nobody will read the rest
+            self.close()
+            raise
+        if isinstance(reply, Delta):
+            return reply
+        assert isinstance(reply, (Finished, Failed))
+        self._ending = reply
+        if isinstance(reply, Failed):
+            raise reply.error
+        raise StopIteration
+
+    def __enter__(self) -> Stream:
+        """Close it at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+
+class Client:
+    """A link to one server. Connects at the first request, and again at the next one after the server was lost.
+
+    with Client() as client:
+        print(client.ask("What is on this screen?", images=["screen.png"]).text)
+        for delta in client.generate(messages, max_tokens=200):
+            print(delta.text, end="")
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeouts: Timeouts | None = None) -> None:
+        """Raises `BadParameter` for an address that is malformed or not on this machine."""
+        self._link = Link(address, timeouts or Timeouts())
+        self._numbers = itertools.count(1)
+        self._close = weakref.finalize(self, self._link.close)
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        *,
+        sampling: SamplingParams | None = None,
+        max_tokens: int = 1024,
+        stop: Sequence[str] = (),
+        num_logprobs: int | None = None,
+    ) -> Stream:
+        """Ask for an answer and stream it. Pixels are copied, so the caller may reuse its arrays at once.
+
+        Raises `BadParameter` or `BadImage` for what can be seen here; the stream raises everything else.
+        """
+        request = GenerationRequest(
+            request_id=str(next(self._numbers)),
+            messages=tuple(messages),
+            sampling=sampling or SamplingParams(),
+            max_tokens=max_tokens,
+            stop=tuple(stop),
+            num_logprobs=num_logprobs,
+        )
+        header, frames = request_to_wire(request)
+        stream = Stream(self, self._link, request.request_id)
+        self._link.start(request.request_id, [wire.encode(header), *frames], stream.deliver)
+        return stream
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        images: Sequence[ImageSource] = (),
+        sampling: SamplingParams | None = None,
+        max_tokens: int = 1024,
+        stop: Sequence[str] = (),
+    ) -> Finished:
+        """The whole answer to one question about some images. Raises the `EdgeError` that ended the request."""
+        messages = question(prompt, images)
+        with self.generate(messages, sampling=sampling, max_tokens=max_tokens, stop=stop) as stream:
+            return stream.result
+
+    def info(self) -> wire.InfoReply:
+        """What the server serves, and its limits. Raises `ConnectionLost` if there is none."""
+        request_id = str(next(self._numbers))
+        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._link.start(request_id, [wire.encode(wire.Info(id=request_id))], replies.put)
+        reply = replies.get()
+        if isinstance(reply, Failed):
+            raise reply.error
+        assert isinstance(reply, wire.InfoReply)
+        return reply
+
+    def close(self) -> None:
+        """Disconnect; what is in flight fails with `ConnectionLost`, and the server cancels it. Idempotent."""
+        self._close()
+
+    def __enter__(self) -> Client:
+        """Close it at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()

@@ -1,0 +1,200 @@
+"""Between the wire's messages and the engine's types, both ways. Knows no sockets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar, cast
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime import errors
+from edge_runtime.engine.events import Channel, Delta, Event, Failed, Finished, FinishReason, Timings, TokenLogprob
+from edge_runtime.engine.request import GenerationRequest, SamplingParams
+from edge_runtime.errors import BadImage, EdgeError, ProtocolError
+from edge_runtime.model.conversation import ImagePart, Message, Part, Role, TextPart, VideoPart
+from edge_runtime.serving import messages as wire
+
+_ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+
+# ---- requests: wire -> engine ----------------------------------------------------------------------------------
+
+
+def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> GenerationRequest:
+    """The engine's request, still under the client's id. Raw pictures stay views of `frames`, encoded ones are copied.
+
+    Raises `RequestError` for what cannot be asked, `ProtocolError` for a part that refers to a missing frame.
+    """
+    if header.protocol != wire.PROTOCOL_VERSION:
+        raise ProtocolError(f"protocol version {header.protocol} is not served, only {wire.PROTOCOL_VERSION}")
+    sampling = {name: getattr(header, name) for name in SamplingParams.__dataclass_fields__}
+    return GenerationRequest(
+        request_id=header.id,
+        messages=tuple(_message_from_wire(message, frames) for message in header.messages),
+        sampling=SamplingParams(**sampling),
+        max_tokens=header.max_tokens,
+        stop=header.stop,
+        num_logprobs=header.num_logprobs,
+    )
+
+
+def _message_from_wire(message: wire.ChatMessage, frames: Sequence[memoryview]) -> Message:
+    if message.role not in _ROLES:
+        raise errors.BadPrompt(f"role {message.role!r} is unknown; wanted one of {', '.join(_ROLES)}")
+    return Message(message.role, tuple(_part_from_wire(part, frames) for part in message.content))
+
+
+def _part_from_wire(part: wire.Text | wire.Image | wire.Video, frames: Sequence[memoryview]) -> Part:
+    if isinstance(part, wire.Text):
+        return TextPart(part.text)
+    if isinstance(part, wire.Image):
+        return ImagePart(_picture_from_wire(part.frame, frames), part.min_pixels, part.max_pixels)
+    times = part.timestamps_s
+    if not times or len(part.frames) != len(times):
+        raise BadImage(f"a video has {len(part.frames)} frames and {len(times)} timestamps; it needs one for each")
+    if not all(math.isfinite(time) and time >= 0 for time in times) or list(times) != sorted(times):
+        raise BadImage("video timestamps must be seconds from 0 up, and never go back")
+    return VideoPart(tuple(_picture_from_wire(frame, frames) for frame in part.frames), times)
+
+
+def _picture_from_wire(frame: wire.Frame, frames: Sequence[memoryview]) -> bytes | NDArray[np.uint8]:
+    if frame.index >= len(frames):
+        raise ProtocolError(f"a part refers to binary frame {frame.index}, but the message has {len(frames)}")
+    data = frames[frame.index]
+    if frame.width is None and frame.height is None:
+        return bytes(data)
+    if frame.width is None or frame.height is None:
+        raise ProtocolError("a raw picture needs both width and height")
+    wanted = frame.height * frame.width * 3
+    if data.nbytes != wanted:
+        raise BadImage(
+            f"a raw {frame.width} x {frame.height} RGB picture is {wanted} bytes, but its frame has {data.nbytes}"
+        )
+    return np.frombuffer(data, np.uint8).reshape(frame.height, frame.width, 3)
+
+
+# ---- requests: engine -> wire ----------------------------------------------------------------------------------
+
+
+def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[bytes]]:
+    """The header and the binary frames of a request. Pixels are copied, so the caller may reuse its arrays.
+
+    Raises `BadImage` for an array that is not uint8 [H, W, 3].
+    """
+    frames: list[bytes] = []
+    header = wire.Generate(
+        id=request.request_id,
+        messages=tuple(
+            wire.ChatMessage(role=message.role, content=tuple(_part_to_wire(part, frames) for part in message.content))
+            for message in request.messages
+        ),
+        max_tokens=request.max_tokens,
+        stop=request.stop,
+        num_logprobs=request.num_logprobs,
+        **{name: getattr(request.sampling, name) for name in SamplingParams.__dataclass_fields__},
+    )
+    return header, frames
+
+
+def _part_to_wire(part: Part, frames: list[bytes]) -> wire.Text | wire.Image | wire.Video:
+    if isinstance(part, TextPart):
+        return wire.Text(text=part.text)
+    if isinstance(part, ImagePart):
+        frame = _picture_to_wire(part.data, frames)
+        return wire.Image(frame=frame, min_pixels=part.min_pixels, max_pixels=part.max_pixels)
+    pictures = tuple(_picture_to_wire(picture, frames) for picture in part.frames)
+    return wire.Video(frames=pictures, timestamps_s=part.timestamps_s)
+
+
+def _picture_to_wire(data: bytes | NDArray[np.uint8], frames: list[bytes]) -> wire.Frame:
+    index = len(frames)
+    if isinstance(data, bytes):
+        frames.append(data)
+        return wire.Frame(index=index)
+    if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3 or not data.size:
+        raise BadImage(f"an array of {data.dtype} {list(data.shape)} is not a picture; wanted uint8 [H, W, 3], RGB")
+    frames.append(data.tobytes())
+    return wire.Frame(index=index, width=data.shape[1], height=data.shape[0])
+
+
+# ---- events ----------------------------------------------------------------------------------------------------
+
+
+def event_to_wire(event: Event, client_id: str) -> wire.Delta | wire.Finished | wire.Failed:
+    """What the client with its own id for the request is told."""
+    if isinstance(event, Delta):
+        logprobs = event.logprobs
+        return wire.Delta(
+            id=client_id,
+            text=event.text,
+            channel=event.channel,
+            token_ids=event.token_ids,
+            logprobs=None if logprobs is None else tuple(_convert(item, wire.TokenLogprob) for item in logprobs),
+        )
+    if isinstance(event, Finished):
+        return wire.Finished(
+            id=client_id,
+            text=event.text,
+            reasoning=event.reasoning,
+            token_ids=event.token_ids,
+            finish_reason=event.finish_reason,
+            timings=_convert(event.timings, wire.Timings),
+        )
+    return failure_to_wire(event.error, client_id)
+
+
+def failure_to_wire(error: EdgeError, client_id: str) -> wire.Failed:
+    """An error as the last message of a request."""
+    return wire.Failed(id=client_id, code=error.code, message=str(error), retryable=error.retryable)
+
+
+def event_from_wire(message: wire.Delta | wire.Finished | wire.Failed) -> Event:
+    """The engine's event of a server's message; a channel or finish reason we do not know yet is passed on as it is."""
+    if isinstance(message, wire.Delta):
+        logprobs = message.logprobs
+        return Delta(
+            request_id=message.id,
+            text=message.text,
+            channel=cast(Channel, message.channel),
+            token_ids=message.token_ids,
+            logprobs=None if logprobs is None else tuple(_convert(item, TokenLogprob) for item in logprobs),
+        )
+    if isinstance(message, wire.Finished):
+        return Finished(
+            request_id=message.id,
+            text=message.text,
+            reasoning=message.reasoning,
+            token_ids=message.token_ids,
+            finish_reason=cast(FinishReason, message.finish_reason),
+            timings=_convert(message.timings, Timings),
+        )
+    return Failed(message.id, error_from_wire(message))
+
+
+def error_from_wire(message: wire.Failed) -> EdgeError:
+    """The exception of the same code; for a code we do not know, the nearest thing with the same `retryable`."""
+    known = _ERRORS.get(message.code)
+    if known is not None:
+        return known(message.message)
+    unknown: type[EdgeError] = errors.ServerError if message.retryable else errors.RequestError
+    return unknown(f"{message.message} ({message.code})")
+
+
+def _error_classes(root: type[EdgeError]) -> dict[str, type[EdgeError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found.update(_error_classes(child))
+    return found
+
+
+_ERRORS: dict[str, type[EdgeError]] = {**_error_classes(EdgeError), "internal": errors.InternalError}
+
+_T = TypeVar("_T")
+
+
+def _convert(record: object, target: type[_T]) -> _T:
+    """The same fields in another class."""
+    return msgspec.convert(record, target, from_attributes=True)

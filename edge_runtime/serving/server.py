@@ -1,0 +1,221 @@
+"""The server: requests from the socket to the engine thread, events back. docs/protocol.md has the rules it keeps.
+
+One loop in one thread waits for four things: messages of clients, events of the engine, ended connections, and the
+next heartbeat. It never blocks on a client, and every request it has read ends in exactly one `Finished` or `Failed`.
+
+    clients ──ROUTER──> Server._receive ──> EngineThread ──> engine.step()
+            <──ROUTER── Delivery.deliver <──   events    <──
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+import zmq
+
+from edge_runtime.engine.events import Failed
+from edge_runtime.errors import EdgeError, InternalError, Overloaded, ProtocolError, ShuttingDown
+from edge_runtime.serving import messages as wire
+from edge_runtime.serving.conversion import failure_to_wire, request_from_wire
+from edge_runtime.serving.delivery import Delivery, Tally
+from edge_runtime.serving.engine_thread import Engine, EngineThread
+from edge_runtime.serving.limits import check_frames
+from edge_runtime.serving.router import Router
+from edge_runtime.serving.sessions import Session, SessionTable
+from edge_runtime.serving.settings import ModelInfo, ServerSettings
+from edge_runtime.serving.wakeup import Wakeup
+
+logger = logging.getLogger(__name__)
+
+_MESSAGES_PER_TURN = 32
+"""Messages read before the engine's events get their turn."""
+_LAST_MESSAGES = 1000
+"""Messages still read, and refused, when the server stops."""
+_ENGINE_STOP_S = 5.0
+"""How long the engine may take to notice a cancel, or to end its last step, before it is left behind."""
+_SHUTTING_DOWN = "the server is shutting down; try again when it is back"
+
+
+class Server:
+    """A bound address, then (`run`) a server. Everything but `stop` belongs to one thread."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        """Bind, so that a taken address is known before a model is loaded.
+
+        Raises `BadParameter`, `AddressInUse` or `ServerError`.
+        """
+        self._settings = settings
+        self._router = Router(settings)
+        self._wakeup = Wakeup()
+        self._sessions = SessionTable()
+        self._num_stops = 0
+        self._stop_deadline_s: float | None = None
+        self._last_call = False
+        self.tally = Tally()
+
+    @property
+    def address(self) -> str:
+        """Where the server listens, with the port that a `*` became."""
+        return self._router.address
+
+    def stop(self) -> None:
+        """Ask `run` to end: finish what is in flight, at the second call fail it. For any thread or signal handler."""
+        self._num_stops += 1
+        self._wakeup.set()
+
+    def close(self) -> None:
+        """Release the address. `run` does so itself."""
+        self._router.close()
+        self._wakeup.close()
+
+    def run(self, engine: Engine, model: ModelInfo) -> None:
+        """Serve until `stop`. Raises `InternalError` if the engine fails; all requests have their `Failed` by then."""
+        self._model = model
+        self._engine = EngineThread(engine, self._wakeup.set)
+        self._delivery = Delivery(self._router, self._sessions, self._engine.cancel, self.tally)
+        self._engine.start()
+        try:
+            self._serve()
+            self._leave()
+        finally:
+            self.close()
+
+    # ---- the loop --------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        for source in (self._router.socket, self._router.monitor, self._wakeup.fileno()):
+            poller.register(source, zmq.POLLIN)
+        next_heartbeat_s = 0.0
+        while not self._done():
+            poller.poll(self._patience_ms(next_heartbeat_s))
+            self._wakeup.clear()
+            engine_alive = self._engine.alive  # asked before its events are taken, so that its last words count
+            for event in self._engine.take_events():
+                self._delivery.deliver(event)
+            if not engine_alive:
+                return
+            self._receive(_MESSAGES_PER_TURN)
+            now_s = time.monotonic()
+            if self._router.some_connection_ended() or now_s >= next_heartbeat_s:
+                self._delivery.heartbeat(now_s, self._settings.client_timeout_s)
+                next_heartbeat_s = now_s + self._settings.heartbeat_s
+            self._wind_down(now_s)
+
+    def _patience_ms(self, next_heartbeat_s: float) -> int | None:
+        """How long there is nothing to do unless something happens; None: for ever."""
+        due_s = [next_heartbeat_s] if self._sessions.sessions() else []
+        if self._stop_deadline_s is not None:
+            due_s.append(self._stop_deadline_s)
+        return max(0, int((min(due_s) - time.monotonic()) * 1000) + 1) if due_s else None
+
+    # ---- messages of clients ---------------------------------------------------------------------------------
+
+    def _receive(self, limit: int) -> None:
+        for identity, frames in self._router.receive(limit):
+            session = self._sessions.find(identity)
+            if session is not None:
+                session.last_heard_s = time.monotonic()
+            try:
+                self._handle(identity, frames)
+            except EdgeError as error:
+                self._refuse(identity, frames, error)
+            except Exception as error:
+                logger.exception("a message of %d frames could not be handled", len(frames))
+                self._refuse(identity, frames, InternalError(f"{type(error).__name__}; the server's log has more"))
+
+    def _handle(self, identity: bytes, frames: list[memoryview]) -> None:
+        check_frames(frames, self._settings.limits)
+        try:
+            message = wire.decode_client_message(frames[0])
+        except ValueError as error:
+            raise ProtocolError(f"the header is not a message of docs/protocol.md: {error}") from error
+        match message:
+            case wire.Generate():
+                self._accept(identity, message, frames[1:])
+            case wire.Cancel():
+                self._cancel(identity, message)
+            case wire.Ping():
+                self._delivery.post(identity, wire.Pong())
+            case wire.Info():
+                self._delivery.post(identity, self._model.reply(message.id, self._settings.limits), is_ending=True)
+
+    def _accept(self, identity: bytes, message: wire.Generate, frames: list[memoryview]) -> None:
+        """Put a request into the queue, or raise why not."""
+        if self._num_stops:
+            raise ShuttingDown(_SHUTTING_DOWN)
+        self._check_room(self._sessions.find(identity), message.id)
+        generation = request_from_wire(message, frames)
+        session = self._sessions.open(identity, time.monotonic())
+        request = self._sessions.add(session, message.id)
+        self.tally.accepted += 1
+        self._engine.submit(replace(generation, request_id=request.engine_id))
+        self._delivery.post(identity, wire.Accepted(id=message.id, client_timeout_s=self._settings.client_timeout_s))
+
+    def _check_room(self, session: Session | None, client_id: str) -> None:
+        limits = self._settings.limits
+        if self._sessions.num_in_flight >= limits.max_in_flight:
+            raise Overloaded(f"the server has {self._sessions.num_in_flight} requests in flight and takes no more")
+        if session is None:
+            return
+        if client_id in session.in_flight:
+            raise ProtocolError(f"request id {client_id!r} is already in flight on this connection; give each its own")
+        if session.undelivered:
+            raise Overloaded("this client does not read its answers; read them before asking for more")
+        if len(session.in_flight) >= limits.max_in_flight_per_client:
+            raise Overloaded(f"this client has {len(session.in_flight)} requests in flight and may have no more")
+
+    def _cancel(self, identity: bytes, message: wire.Cancel) -> None:
+        """Cancelling something unknown is no error: the request may just have ended."""
+        session = self._sessions.find(identity)
+        if session is not None and message.id in session.in_flight:
+            self._engine.cancel(session.in_flight[message.id].engine_id)
+
+    def _refuse(self, identity: bytes, frames: list[memoryview], error: EdgeError) -> None:
+        """Answer a message that led to nothing, under its id if that is its own."""
+        self.tally.refused += 1
+        logger.info("refused a message: %s", error)
+        readable = frames and frames[0].nbytes <= self._settings.limits.max_header_bytes
+        found = wire.peek(frames[0]) if readable else wire.Peek()
+        session = self._sessions.find(identity)
+        # A `Failed` with an id ends that request: never one that is in flight, nor what a broken cancel is about.
+        is_own = found.type in ("generate", "info") and not (session and found.id in session.in_flight)
+        self._delivery.post(identity, failure_to_wire(error, found.id if is_own else ""), is_ending=True)
+
+    # ---- the end ---------------------------------------------------------------------------------------------
+
+    def _wind_down(self, now_s: float) -> None:
+        """After `stop`: set the deadline, and when it has passed (or at a second `stop`) cancel what is left."""
+        if not self._num_stops:
+            return
+        if self._stop_deadline_s is None:
+            logger.info("stopping, with %d requests in flight", self._sessions.num_in_flight)
+            self._stop_deadline_s = now_s + self._settings.shutdown_grace_s
+        if not self._last_call and (self._num_stops > 1 or now_s >= self._stop_deadline_s):
+            self._last_call = True
+            self._stop_deadline_s = now_s + _ENGINE_STOP_S
+            for request in self._sessions.requests():
+                self._delivery.give_up(request, ShuttingDown(_SHUTTING_DOWN))
+
+    def _done(self) -> bool:
+        """Whether to leave the loop: asked to stop, and nothing in flight or no time left for it."""
+        if self._stop_deadline_s is None:
+            return False
+        return not self._sessions.num_in_flight or (self._last_call and time.monotonic() >= self._stop_deadline_s)
+
+    def _leave(self) -> None:
+        """Answer whatever is still open, then stop the engine."""
+        engine_failed = not self._engine.alive
+        error: EdgeError = ShuttingDown(_SHUTTING_DOWN)
+        if engine_failed:
+            error = InternalError("the engine failed; the server's log has the reason")
+        self._num_stops += 1  # from here on every request is refused
+        for request in self._sessions.requests():
+            self._delivery.deliver(Failed(request.engine_id, error))
+        self._receive(_LAST_MESSAGES)
+        if engine_failed:
+            raise error
+        if not self._engine.stop(_ENGINE_STOP_S):
+            logger.error("the engine did not end its last step within %g s and is left behind", _ENGINE_STOP_S)

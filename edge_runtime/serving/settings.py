@@ -1,0 +1,51 @@
+"""What a server is allowed and how patient it is. Frozen data; the wire sends the limits to whoever asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_runtime.serving.address import DEFAULT_ADDRESS
+from edge_runtime.serving.limits import DEFAULT_LIMITS
+from edge_runtime.serving.messages import PROTOCOL_VERSION, InfoReply, Limits, VideoSampling
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How a server listens. Times in seconds."""
+
+    bind: str = DEFAULT_ADDRESS
+    limits: Limits = DEFAULT_LIMITS
+    heartbeat_s: float = 1.0
+    """A client with work in flight hears from us this often, and its loss is noticed this soon."""
+    client_timeout_s: float = 30.0
+    """A client with work in flight that says nothing for so long loses it."""
+    shutdown_grace_s: float = 10.0
+    """What is in flight at SIGTERM may take so long to finish."""
+    max_unread_messages: int = 1000
+    """Messages kept for a client that does not read; one more and it loses its work."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is told about the model to whoever asks."""
+
+    name: str
+    flavour: str
+    max_context: int
+    max_pixels: int
+    video: VideoSampling
+    server_version: str
+
+    def reply(self, request_id: str, limits: Limits) -> InfoReply:
+        """The answer to an `Info`."""
+        return InfoReply(
+            id=request_id,
+            protocol=PROTOCOL_VERSION,
+            server_version=self.server_version,
+            model=self.name,
+            flavour=self.flavour,
+            max_context=self.max_context,
+            max_pixels=self.max_pixels,
+            video=self.video,
+            limits=limits,
+        )

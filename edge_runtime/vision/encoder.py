@@ -1,0 +1,50 @@
+"""The vision graph behind one class: patches in, embeddings and DeepStack features out. Knows nothing of files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.manifest import VisionArchitecture
+from edge_runtime.model.session import Graph
+from edge_runtime.vision.positions import patch_positions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VisionFeatures:
+    """What the decoder gets of one image or frame pair of n merged tokens."""
+
+    embeds: NDArray[np.float32]
+    """[n, D] rows for `inputs_embeds`."""
+    deepstack: NDArray[np.float32]
+    """[L, n, D] rows added to the output of the first L decoder layers; L may be 0."""
+
+
+class VisionEncoder:
+    """Runs the vision graph, one temporal patch (an image, or a pair of video frames) at a time."""
+
+    def __init__(self, graph: Graph, architecture: VisionArchitecture) -> None:
+        self._graph = graph
+        self._architecture = architecture
+
+    def encode(
+        self, pixel_values: NDArray[np.float32], grid_h: int, grid_w: int, cancel: CancelToken
+    ) -> VisionFeatures:
+        """Features of `pixel_values` [grid_h * grid_w, patch_dim], rows in merge order. Raises `Cancelled`."""
+        positions = patch_positions(self._architecture, grid_h, grid_w)
+        outputs = self._graph.run(
+            {
+                "pixel_values": pixel_values,
+                "pos_index": positions.pos_index,
+                "pos_weight": positions.pos_weight,
+                "rope_cos": positions.rope_cos,
+                "rope_sin": positions.rope_sin,
+            },
+            cancel,
+        )
+        embeds = outputs["image_embeds"]
+        no_taps = np.empty((0, *embeds.shape), dtype=np.float32)
+        return VisionFeatures(embeds=embeds, deepstack=outputs.get("deepstack", no_taps))

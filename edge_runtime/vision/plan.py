@@ -1,0 +1,106 @@
+"""Which vision runs a request's images and videos need, known from their headers alone. Knows nothing of tokens' text.
+
+An image is one run; a video is one run per temporal patch (two frames), all at one size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import BadImage
+from edge_runtime.model.conversation import ImagePart, VideoPart
+from edge_runtime.model.manifest import Manifest
+from edge_runtime.model.prompt import Placeholder, TokenGrid
+from edge_runtime.vision.image import ImageLimits, Pixels, image_size
+from edge_runtime.vision.patchify import normalization_table
+from edge_runtime.vision.resize import PixelRange, image_target_size, video_target_size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VisionRun:
+    """One run of the vision graph: its frames, still encoded, and how to make pixel values of them."""
+
+    frames: tuple[bytes | Pixels, ...]
+    height: int
+    width: int
+    normalization: NDArray[np.float32]
+    """[channels, 256], `patchify.normalization_table` of the image or video processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPlan:
+    """The vision runs of one image or video, and what it takes up in the prompt (one grid per run)."""
+
+    runs: tuple[VisionRun, ...]
+    placeholder: Placeholder
+
+
+class MediaPlanner:
+    """Plans the images and videos of one bundle."""
+
+    def __init__(self, manifest: Manifest, limits: ImageLimits, max_run_pixels: int | None = None) -> None:
+        """`max_run_pixels` caps an image, or a video frame, after resizing; None: only the bundle's limits count."""
+        self._vision = manifest.architecture.vision
+        self._factor = self._vision.patch_size * self._vision.spatial_merge_size
+        image, video = manifest.image_processor, manifest.video_processor
+        self._limits = limits
+        self._max_run_pixels = image.max_pixels if max_run_pixels is None else max_run_pixels
+        max_pixels = min(image.max_pixels, self._max_run_pixels)
+        self._image_range = PixelRange(min(image.min_pixels, max_pixels), max_pixels)
+        self._video_range = PixelRange(video.min_pixels, video.max_pixels)
+        self._image_table = normalization_table(image.mean, image.std)
+        self._video_table = normalization_table(video.mean, video.std)
+
+    def plan(self, part: ImagePart | VideoPart) -> MediaPlan:
+        """The runs `part` needs. Reads headers, decodes nothing. Raises `BadImage`."""
+        return self._plan_image(part) if isinstance(part, ImagePart) else self._plan_video(part)
+
+    def _plan_image(self, part: ImagePart) -> MediaPlan:
+        allowed = self._image_range.narrowed(part.min_pixels, part.max_pixels)
+        size = image_target_size(*image_size(part.data, self._limits), self._factor, allowed)
+        run = VisionRun((part.data,), *size, self._image_table)
+        return MediaPlan((run,), Placeholder("image", (self._token_grid(size),), ()))
+
+    def _plan_video(self, part: VideoPart) -> MediaPlan:
+        frames, depth = part.frames, self._vision.temporal_patch_size
+        size = self._video_size(part)
+        starts = range(0, len(frames), depth)
+        runs = tuple(VisionRun(frames[start : start + depth], *size, self._video_table) for start in starts)
+        times = temporal_patch_times(part.timestamps_s, depth)
+        return MediaPlan(runs, Placeholder("video", (self._token_grid(size),) * len(runs), times))
+
+    def _video_size(self, part: VideoPart) -> tuple[int, int]:
+        """The height and width all frames are resized to."""
+        num_frames = len(part.frames)
+        if num_frames != len(part.timestamps_s):
+            raise BadImage(
+                f"a video has {num_frames} frames but {len(part.timestamps_s)} timestamps; give one per frame"
+            )
+        if not all(math.isfinite(time) and time >= 0 for time in part.timestamps_s):
+            raise BadImage("the timestamps of a video must be seconds from its start, zero or more")
+        sizes = {image_size(frame, self._limits) for frame in part.frames}
+        if len(sizes) > 1:
+            listed = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
+            raise BadImage(f"the frames of a video must have one size, got {listed}")
+        height, width = sizes.pop() if sizes else (0, 0)
+        max_pixels = min(self._video_range.max_pixels, num_frames * self._max_run_pixels)
+        allowed = PixelRange(min(self._video_range.min_pixels, max_pixels), max_pixels)
+        depth = self._vision.temporal_patch_size
+        return video_target_size(num_frames, height, width, self._factor, depth, allowed)
+
+    def _token_grid(self, size: tuple[int, int]) -> TokenGrid:
+        return TokenGrid(rows=size[0] // self._factor, columns=size[1] // self._factor)
+
+
+def temporal_patch_times(timestamps_s: tuple[float, ...], depth: int) -> tuple[float, ...]:
+    """The time of each temporal patch: the mean of its first and last frame; a last one cut short repeats its end.
+
+    As transformers' `qwen3_vl/processing_qwen3_vl.py: _calculate_timestamps`.
+    """
+    starts = range(0, len(timestamps_s), depth)
+    last = len(timestamps_s) - 1
+    return tuple((timestamps_s[start] + timestamps_s[min(start + depth - 1, last)]) / 2 for start in starts)

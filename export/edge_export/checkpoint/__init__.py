@@ -1,0 +1,1 @@
+"""Reading a Hugging Face checkpoint folder: configuration, processors, tokenizer, weights. Knows nothing of graphs."""

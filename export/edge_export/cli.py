@@ -1,0 +1,124 @@
+"""The command `edge-export`: `edge-export SOURCE OUT`, `edge-export verify`, `edge-export random-checkpoint`.
+
+The export itself needs no subcommand. Errors raised on purpose become one message on standard error and an exit status.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, cast
+
+import typer
+from typer.core import TyperGroup
+
+from edge_export.errors import ExportError, ParityFailed
+from edge_export.options import ExportOptions
+from edge_runtime.errors import EdgeError
+from edge_runtime.model.manifest import Flavour, Manifest, WeightFormat
+
+EXPORT = "export"
+"""The command that is meant where none is named."""
+
+SUBCOMMANDS = {
+    "verify": ("edge_export.verify.command", "verify_command"),
+    "random-checkpoint": ("edge_export.random_checkpoint", "random_checkpoint_command"),
+}
+"""Imported when they are asked for: `verify` needs packages that an export does not."""
+
+USAGE_STATUS = 2
+"""Exit status where the input or the options are at fault; 1 where the bundle is."""
+
+
+class ExportGroup(TyperGroup):
+    """Takes arguments that name no subcommand as those of the export, and turns our errors into exit statuses."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the export command in front of arguments that name none."""
+        if args and args[0] not in (EXPORT, *SUBCOMMANDS, "--help"):
+            args = [EXPORT, *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All subcommands, loaded or not."""
+        return [*super().list_commands(ctx), *SUBCOMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Load the subcommand `cmd_name` if need be."""
+        if cmd_name not in SUBCOMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, function = SUBCOMMANDS[cmd_name]
+        return _as_command(cmd_name, getattr(import_module(module), function))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the subcommand; an error raised on purpose ends the process with its status and no traceback."""
+        try:
+            return super().invoke(ctx)
+        except (ExportError, EdgeError) as error:
+            typer.echo(f"edge-export: {error}", err=True)
+            raise typer.Exit(1 if isinstance(error, ParityFailed) else USAGE_STATUS) from error
+
+
+app = typer.Typer(cls=ExportGroup, add_completion=False, no_args_is_help=True)
+
+
+@app.callback()
+def main() -> None:
+    """Turn a Hugging Face Qwen3-VL checkpoint into a bundle for edge-runtime: edge-export SOURCE OUT."""
+
+
+@app.command(EXPORT)
+def export_command(  # noqa: PLR0913, PLR0917 - one per option
+    source: Annotated[str, typer.Argument(help="Checkpoint folder, or model id on the Hugging Face hub.")],
+    out: Annotated[Path, typer.Argument(help="Bundle folder to write.")],
+    weights: Annotated[str, typer.Option(help="Decoder weights: int4, int8 or fp32.")] = "int4",
+    block_size: Annotated[int, typer.Option(help="Weights that share a scale: 32, 64 or 128.")] = 32,
+    vision: Annotated[str | None, typer.Option(help="Vision weights: int8 or fp32. [default: by --weights]")] = None,
+    lm_head: Annotated[str | None, typer.Option(help="LM head: int4 or int8. [default: by --weights]")] = None,
+    flavour: Annotated[str, typer.Option(help="Operators the graphs are made of: portable.")] = "portable",
+    force: Annotated[bool, typer.Option("--force", help="Replace the bundle OUT.")] = False,
+) -> None:
+    """Export SOURCE to OUT; the word `export` may be left out."""
+    options = ExportOptions(
+        weights=cast(WeightFormat, weights),
+        block_size=block_size,
+        vision=cast("WeightFormat | None", vision),
+        lm_head=cast("WeightFormat | None", lm_head),
+        flavour=cast(Flavour, flavour),
+        force=force,
+    )
+    from edge_export.pipeline import export_bundle  # noqa: PLC0415 - slow to import: options are checked first
+    from edge_export.progress import ProgressBars  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, _exit_cleanly)
+    with ProgressBars() as progress:
+        manifest = export_bundle(source, out, options, progress)
+    typer.echo(_summary(manifest, out))
+
+
+def _summary(manifest: Manifest, out: Path) -> str:
+    gigabytes = sum(entry.size_bytes for entry in manifest.files.values()) / 1e9
+    worst = max(manifest.tensor_errors, key=lambda error: error.relative_rms, default=None)
+    lines = [f"wrote {out}: {manifest.name}, {gigabytes:.2f} GB"]
+    if worst is not None:
+        lines.append(f"largest round-trip error: {worst.relative_rms:.2%} in {worst.name} ({worst.weights})")
+    if manifest.parity is not None:
+        lines.append(f"parity with {manifest.parity.reference}: passed")
+    else:
+        lines.append(f"parity not measured; do so with: edge-export verify {out} --source ...")
+    return "\n".join(lines)
+
+
+def _exit_cleanly(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is Python's
+    """Leave by an exception, so that what was begun is removed."""
+    sys.exit(128 + signum)
+
+
+def _as_command(name: str, function: Callable[..., None]) -> Any:
+    single = typer.Typer(add_completion=False)
+    single.command(name)(function)
+    return typer.main.get_command(single)

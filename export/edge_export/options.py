@@ -1,0 +1,66 @@
+"""What the user may choose about an export, and the storage scheme that follows. Pure data and checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_export.errors import OptionError
+from edge_runtime.model.manifest import Architecture, Flavour, QuantizationScheme, TensorFormat, WeightFormat
+
+BLOCK_SIZES = (32, 64, 128)
+
+FLOAT32 = TensorFormat(weights="fp32", block_size=None)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """The choices of one export; None leaves a choice to `resolve_scheme`."""
+
+    weights: WeightFormat = "int4"
+    block_size: int = 32
+    vision: WeightFormat | None = None
+    lm_head: WeightFormat | None = None
+    flavour: Flavour = "portable"
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `OptionError` for a choice that no model can have."""
+        _check_choice("--weights", self.weights, ("int4", "int8", "fp32"))
+        _check_choice("--block-size", self.block_size, BLOCK_SIZES)
+        _check_choice("--vision", self.vision, ("int8", "fp32", None))
+        _check_choice("--lm-head", self.lm_head, ("int4", "int8", None))
+        _check_choice("--flavour", self.flavour, ("portable",))
+
+
+def resolve_scheme(options: ExportOptions, architecture: Architecture) -> QuantizationScheme:
+    """How each class of tensors is stored.
+
+    With `--weights fp32` everything is fp32 unless asked otherwise; else vision and LM head are int8 unless asked
+    otherwise, and the embedding is int8. Raises `OptionError` where the block size does not suit the model.
+    """
+    default: WeightFormat = "fp32" if options.weights == "fp32" else "int8"
+    embedding = _format(default, options.block_size)
+    hidden_size = architecture.text.hidden_size
+    if embedding.block_size is not None and hidden_size % embedding.block_size:
+        fitting = [size for size in BLOCK_SIZES if hidden_size % size == 0]
+        advice = f"choose --block-size {fitting[-1]}" if fitting else "choose --weights fp32"
+        raise OptionError(
+            f"--block-size {options.block_size} does not divide the model's hidden size {hidden_size}, as rows of the "
+            f"int8 embedding need; {advice}"
+        )
+    return QuantizationScheme(
+        decoder_linear=_format(options.weights, options.block_size),
+        vision_linear=_format(options.vision or default, options.block_size),
+        lm_head=_format(options.lm_head or default, options.block_size),
+        embedding=embedding,
+    )
+
+
+def _format(weights: WeightFormat, block_size: int) -> TensorFormat:
+    return FLOAT32 if weights == "fp32" else TensorFormat(weights=weights, block_size=block_size)
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        names = ", ".join(str(choice) for choice in choices if choice is not None)
+        raise OptionError(f"{name} is {value}; choose one of {names}")

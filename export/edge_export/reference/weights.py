@@ -1,0 +1,75 @@
+"""Tensors of a checkpoint by name, as float32, read when asked for. Knows nothing of what they mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_dtypes  # noqa: F401  gives numpy the bfloat16 that safetensors asks it for
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+Array = NDArray[np.float32]
+
+Use = Literal["linear", "embedding", "head"]
+"""What a tensor is read for: a tied embedding table is read for two uses."""
+
+
+class Weights:
+    """Lazy float32 view of a checkpoint's safetensors files.
+
+    Tensors are kept once converted, up to `max_cached_bytes`; beyond that they are read again on every use, so that
+    even an 8B reference runs in a few gigabytes, slowly.
+    """
+
+    def __init__(self, checkpoint: Path, max_cached_bytes: int = 4 << 30) -> None:
+        self._file_of = _tensor_files(checkpoint)
+        self._cache: dict[str, Array] = {}
+        self._free_bytes = max_cached_bytes
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the checkpoint has a tensor of this name."""
+        return name in self._file_of
+
+    def __getitem__(self, name: str) -> Array:
+        """The whole tensor. Raises `KeyError` with the name if there is none."""
+        if name in self._cache:
+            return self._cache[name]
+        value = self.rounded(name, self._file_of[name].get_tensor(name).astype(np.float32), "linear")
+        if value.nbytes <= self._free_bytes:
+            self._cache[name] = value
+            self._free_bytes -= value.nbytes
+        return value
+
+    def rows(self, name: str, indices: NDArray[np.int64]) -> Array:
+        """Some rows [T, D] of the embedding table, without converting the rest."""
+        table = self._file_of[name].get_slice(name)
+        distinct, places = np.unique(indices, return_inverse=True)
+        rows = np.concatenate([table[int(row) : int(row) + 1] for row in distinct]).astype(np.float32)
+        return self.rounded(name, rows, "embedding")[places]
+
+    def row_blocks(self, name: str, num_rows: int = 1 << 15) -> Iterator[Array]:
+        """The rows of the LM head, a block at a time, so that the float32 copy of all never exists."""
+        table = self._file_of[name].get_slice(name)
+        total = table.get_shape()[0]
+        for start in range(0, total, num_rows):
+            rows = table[start : min(start + num_rows, total)].astype(np.float32)
+            yield self.rounded(name, rows, "head")
+
+    def rounded(self, name: str, values: Array, use: Use) -> Array:  # noqa: ARG002
+        """What the model computes with in the place of `values`, whole rows of `name`: here, the same."""
+        return values
+
+
+def _tensor_files(checkpoint: Path) -> dict[str, Any]:
+    """The open safetensors file of every tensor name; one file, or shards with an index."""
+    index = checkpoint / "model.safetensors.index.json"
+    if not index.is_file():
+        file = safe_open(checkpoint / "model.safetensors", "np")
+        return {str(name): file for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
+    weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    files = {shard: safe_open(checkpoint / shard, "np") for shard in set(weight_map.values())}
+    return {name: files[shard] for name, shard in weight_map.items()}

@@ -1,0 +1,1 @@
+"""The parity gate: does a bundle compute what its checkpoint does? Read `gate.py` first."""

@@ -1,0 +1,71 @@
+"""`edge-export verify`: run the parity gate on a bundle, show the figures, and keep them in its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edge_export.verify.gate import PromptParity, run_gate
+from edge_export.verify.limits import limits_for
+from edge_runtime.model.manifest import ParityReport, load_manifest, save_manifest
+
+
+def verify_command(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder that edge-export wrote.")],
+    source: Annotated[Path, typer.Option(help="The checkpoint folder the bundle was made from.")],
+    reference: Annotated[
+        str,
+        typer.Option(help="numpy (our own forward pass) or optimum (transformers, traced; needs the verify extra)."),
+    ] = "numpy",
+) -> None:
+    """Compare a bundle with its checkpoint and write the result into its manifest; exit 1 past the thresholds."""
+    console, errors = Console(), Console(stderr=True)
+    results: list[PromptParity] = []
+
+    def show_progress(result: PromptParity) -> None:
+        results.append(result)
+        errors.print(f"[dim]{result.name} done[/dim]")
+
+    report = run_gate(bundle, source, reference, show_progress)
+    manifest = load_manifest(bundle)
+    save_manifest(msgspec.structs.replace(manifest, parity=report), bundle)
+    console.print(parity_table(results, report))
+    for failure in limits_for(manifest).failures(report):
+        console.print(f"[red]failed:[/red] {failure}", highlight=False)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def parity_table(results: list[PromptParity], report: ParityReport) -> Table:
+    """One row per prompt, and what goes into the manifest as the last."""
+    table = Table(title=f"parity with the {report.reference} reference: {'passed' if report.passed else 'FAILED'}")
+    table.add_column("prompt")
+    for name in (
+        "vision cosine",
+        "max logit error",
+        "mean logit error",
+        "KL (nats)",
+        "KL to rounded",
+        "greedy tokens equal",
+    ):
+        table.add_column(name, justify="right")
+    for result in results:
+        table.add_row(result.name, *_cells(result), end_section=result is results[-1])
+    table.add_row("all", *_cells(report))
+    return table
+
+
+def _cells(figures: PromptParity | ParityReport) -> list[str]:
+    return [
+        "-" if figures.vision_cosine is None else f"{figures.vision_cosine:.6f}",
+        f"{figures.max_abs_logit_error:.2e}",
+        f"{figures.mean_abs_logit_error:.2e}",
+        f"{figures.mean_kl:.2e}",
+        "-" if figures.mean_kl_to_rounded is None else f"{figures.mean_kl_to_rounded:.2e}",
+        f"{figures.greedy_tokens_equal} of {figures.greedy_tokens_compared}",
+    ]

@@ -1,0 +1,171 @@
+"""The commands themselves: what they print, where errors go, how they exit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from edge_runtime import __version__
+from edge_runtime.cli.main import app
+from edge_runtime.cli.printing import AnswerPrinter, describe_timings
+from edge_runtime.devices.profile import list_profiles
+from edge_runtime.engine.events import Delta, Finished, Timings
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run() -> Run:
+    def invoke(*arguments: object, stdin: str | None = None) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+    return invoke
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from edge_runtime.cli.main import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('numpy', 'onnxruntime', 'zmq', 'cv2', 'PIL', 'tokenizers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in ("serve", "ask", "profiles", "inspect", "version"):
+        assert command in done.stdout
+
+
+def test_version(run: Run) -> None:
+    result = run("version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"edge-runtime {__version__}\n")
+
+
+def test_profiles_lists_all_and_marks_one(run: Run) -> None:
+    lines = run("profiles").stdout.splitlines()
+    names = [profile.name for profile in list_profiles()]
+    rows = [line for line in lines if any(name in line.split()[:2] for name in names)]
+    assert len(rows) == len(names)
+    assert sum(row.split()[0] == "*" for row in rows) == 1
+
+
+def test_inspect(run: Run, tiny_bundle: Path) -> None:
+    result = run("inspect", tiny_bundle)
+    assert result.exit_code == 0
+    assert "4 layers" in result.stdout
+    assert "SHA-256 of the manifest" not in result.stdout
+    assert "SHA-256 of the manifest" in run("inspect", tiny_bundle, "--verify-hashes").stdout
+
+
+def test_inspect_finds_a_damaged_file(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "copy"
+    bundle.mkdir()
+    for path in tiny_bundle.iterdir():
+        (bundle / path.name).write_bytes(path.read_bytes())
+    data = bytearray((bundle / "decoder.onnx.data").read_bytes())
+    data[100] ^= 1
+    (bundle / "decoder.onnx.data").write_bytes(data)
+    assert run("inspect", bundle).exit_code == 0
+    result = run("inspect", bundle, "--verify-hashes")
+    assert result.exit_code == 2
+    assert "decoder.onnx.data" in result.stderr
+
+
+def test_ask_streams_and_json_holds_the_same(run: Run, tiny_bundle: Path) -> None:
+    human = run("ask", tiny_bundle, "hello", "--max-tokens", 9)
+    assert human.exit_code == 0
+    assert "first token" in human.stderr
+    answer = json.loads(run("ask", tiny_bundle, "hello", "--max-tokens", 9, "--json").stdout)
+    assert answer.keys() == {"text", "reasoning", "token_ids", "prompt_tokens", "finish_reason", "timings"}
+    assert human.stdout == answer["text"] + "\n"
+    assert len(answer["token_ids"]) == answer["timings"]["output_tokens"] == 9
+    assert answer["prompt_tokens"] == answer["timings"]["prompt_tokens"] > 0
+    assert answer["finish_reason"] == "length"
+
+
+def test_ask_about_images_and_from_stdin(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (256, 320, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    options = ("--max-tokens", 4, "--json")
+    plain = json.loads(run("ask", tiny_bundle, "-", *options, stdin="hello\n").stdout)
+    assert plain == json.loads(run("ask", tiny_bundle, "hello", *options).stdout) | {"timings": plain["timings"]}
+    image = ("--image", tmp_path / "a.png")
+    two = json.loads(run("ask", tiny_bundle, "hello", *image, *image, *options).stdout)
+    assert two["timings"]["image_tokens"] == 2 * (256 // 32) * (320 // 32)
+
+
+def test_seed_makes_sampling_repeatable(run: Run, tiny_bundle: Path) -> None:
+    def ids(seed: int) -> list[int]:
+        arguments = ("ask", tiny_bundle, "hello", "--max-tokens", 12, "--temperature", 2, "--seed", seed, "--json")
+        return list(json.loads(run(*arguments).stdout)["token_ids"])
+
+    assert ids(1) == ids(1)
+    assert ids(1) != ids(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere", "hi"], 2, "neither a folder nor an address"),
+        (["{tmp}", "hi"], 2, "not a bundle"),
+        (["tcp://10.0.0.1:1", "hi"], 2, "other machines"),
+        (["{bundle}", "hi", "--image", "missing.png"], 2, "missing.png"),
+        (["{bundle}", "hi", "--video", "missing.mp4"], 2, "missing.mp4"),
+        (["{bundle}", "hi", "--temperature", "-1"], 2, "temperature"),
+        (["{bundle}", "hi", "--max-tokens", "999999999"], 2, "context"),
+        (["{bundle}", "hi", "--profile", "toaster"], 2, "no device profile"),
+    ],
+)
+def test_errors_are_one_line(
+    run: Run, tiny_bundle: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    result = run("ask", *(argument.format(bundle=tiny_bundle, tmp=tmp_path) for argument in arguments))
+    assert result.exit_code == code
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_no_server_is_the_other_exit_code(run: Run) -> None:
+    result = run("ask", "tcp://127.0.0.1:1", "hi")
+    assert result.exit_code == 1
+    assert "edge-runtime serve" in result.stderr
+
+
+def test_a_closed_pipe_is_no_traceback(tiny_bundle: Path) -> None:
+    program = [sys.executable, "-c", "from edge_runtime.cli.main import app; app()"]
+    arguments = ["ask", str(tiny_bundle), "hello", "--max-tokens", "400"]
+    with subprocess.Popen([*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_reasoning_is_set_apart_and_escape_sequences_stay_out(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = AnswerPrinter(is_terminal=True)
+    printer.show(Delta("1", "hm", "reasoning", (1,)))
+    printer.show(Delta("1", "red \x1b[31m", "answer", (2,)))
+    printer.show(Finished("1", "", "", (1, 2), "stop", Timings()))
+    out = capsys.readouterr().out
+    assert out.index("hm") < out.index("\n\n") < out.index("red")
+    assert "\x1b[31m" not in out
+
+
+def test_timings_in_words() -> None:
+    timings = Timings(0.1, 3, 4, 1500, 200, 900, 1700, 2600, prompt_tokens=1210, image_tokens=1024, output_tokens=10)
+    assert describe_timings(timings) == (
+        "prompt 1,210 tokens (1,024 of images) | decode image 3 ms | resize 4 ms | vision 1.50 s | prefill 200 ms | "
+        "first token 1.70 s | 10 tokens at 10.0/s | total 2.60 s"
+    )

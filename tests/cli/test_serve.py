@@ -1,0 +1,129 @@
+"""`edge-runtime serve` as a process: signals, restarts, a second one, and `ask` against it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_runtime.errors import ConnectionLost, ShuttingDown
+from edge_runtime.serving.client import Client
+from edge_runtime.serving.images import question
+
+COMMAND = [sys.executable, "-c", "from edge_runtime.cli.main import app; app()"]
+
+
+class Served:
+    """A running `edge-runtime serve`, after it has said where it serves."""
+
+    def __init__(self, bundle: Path, bind: str) -> None:
+        command = [*COMMAND, "serve", str(bundle), "--bind", bind]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.lines: list[str] = []
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if line.startswith("serving "):
+                break
+        self.address = self.lines[-1].split()[-1]
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def served(tiny_bundle: Path) -> Iterator[Callable[..., Served]]:
+    started: list[Served] = []
+
+    def start(bind: str = "tcp://127.0.0.1:*") -> Served:
+        started.append(Served(tiny_bundle, bind))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.communicate()
+
+
+def ask(target: object, *arguments: object) -> dict[str, object]:
+    command = [*COMMAND, "ask", target, "hello", "--json", "--max-tokens", 6, *arguments]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout)) | {"timings": None}
+
+
+def test_prints_the_plan_serves_and_ends_at_sigterm(served: Callable[..., Served], tiny_bundle: Path) -> None:
+    server = served()
+    assert any("KV cache" in line for line in server.lines)
+    assert ask(server.address) == ask(tiny_bundle)
+    assert server.end(signal.SIGTERM) == 0
+
+
+def test_sigterm_ends_what_is_in_flight_and_exits_0(served: Callable[..., Served]) -> None:
+    server = served()
+    with Client(server.address) as client:
+        short = client.generate(question("hello"), max_tokens=3)
+        long = client.generate(question("hello"), max_tokens=16_000)
+        next(long)
+        server.process.send_signal(signal.SIGTERM)
+        assert short.result.finish_reason == "length"
+        server.process.send_signal(signal.SIGTERM)  # do not wait for the long one
+        with pytest.raises(ShuttingDown):
+            long.result  # noqa: B018
+    assert server.process.wait(60) == 0
+
+
+def test_ctrl_c_exits_0(served: Callable[..., Served]) -> None:
+    assert served().end(signal.SIGINT) == 0
+
+
+def test_second_server_on_the_same_address(served: Callable[..., Served], tiny_bundle: Path) -> None:
+    server = served()
+    command = [*COMMAND, "serve", str(tiny_bundle), "--bind", server.address]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "already listens" in done.stderr
+    assert ask(server.address)["finish_reason"] == "length"
+
+
+def test_killed_server_loses_requests_and_its_successor_serves_the_same_client(served: Callable[..., Served]) -> None:
+    first = served()
+    with Client(first.address) as client:
+        stream = client.generate(question("hello"), max_tokens=16_000)
+        next(stream)
+        first.end(signal.SIGKILL)
+        with pytest.raises(ConnectionLost, match="lost"):
+            stream.result  # noqa: B018
+        served(first.address)
+        assert client.ask("hello", max_tokens=3).finish_reason == "length"
+
+
+def test_interrupted_ask_exits_130_and_frees_the_server(served: Callable[..., Served]) -> None:
+    server = served()
+    command = [*COMMAND, "ask", server.address, "hello", "--max-tokens", "16000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+    assert server.end(signal.SIGTERM) == 0  # at once: nothing is in flight any more
+
+
+def test_video_by_address_is_video_in_process(served: Callable[..., Served], tiny_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 4.0, (64, 64))
+    for value in range(12):
+        writer.write(np.full((64, 64, 3), 20 * value, np.uint8))
+    writer.release()
+    in_process = ask(tiny_bundle, "--video", path)
+    assert ask(served().address, "--video", path) == in_process
+    assert in_process != ask(tiny_bundle)

@@ -1,0 +1,47 @@
+"""Models shared by all test folders: a tiny random checkpoint, and bundles made from it without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from edge_export.options import ExportOptions
+from edge_export.pipeline import export_bundle
+from edge_export.random_checkpoint import config_for, write_random_checkpoint
+
+settings.register_profile("no_deadline", deadline=None)  # no test here fails because a machine is slow
+settings.load_profile("no_deadline")
+
+
+class NoProgress:
+    """An export's progress, not shown."""
+
+    def start(self, stage: str, total_bytes: int) -> None: ...
+
+    def advance(self, num_bytes: int) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3-VL checkpoint in fp32 with random weights, tied head, three DeepStack taps."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    write_random_checkpoint(folder, config_for("tiny"), seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_checkpoint` exported in fp32."""
+    out = tmp_path_factory.mktemp("bundle") / "fp32"
+    export_bundle(str(tiny_checkpoint), out, ExportOptions(weights="fp32"), NoProgress())
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_int4(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_checkpoint` exported in int4, with int8 vision, LM head and embedding."""
+    out = tmp_path_factory.mktemp("bundle") / "int4"
+    export_bundle(str(tiny_checkpoint), out, ExportOptions(weights="int4"), NoProgress())
+    return out

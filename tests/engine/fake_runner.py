@@ -1,0 +1,192 @@
+"""A `ModelRunner` without a model: its logits follow from the tokens that are really in the cache, or from a script.
+
+A token below 256 is that byte; a chunk run twice, left out or out of order changes the log and so every later token.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.events import Delta, Event, Failed, Finished
+from edge_runtime.engine.model_runner import MediaTimings, Step
+from edge_runtime.engine.request import GenerationRequest, SamplingParams
+from edge_runtime.errors import BadPrompt
+from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.conversation import ImagePart, Message, TextPart
+
+EOS, THINK, END_THINK, IMAGE = 256, 257, 258, 259
+VOCAB = 260
+TOKENS_PER_IMAGE = 7
+
+
+class FakeLease:
+    def __init__(self, cache: FakeCache, capacity: int) -> None:
+        self.cache = cache
+        self.capacity = capacity
+        self.tokens: list[int] = []
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    def truncate(self, length: int) -> None:
+        assert length <= len(self.tokens)
+        del self.tokens[length:]
+
+    def free(self) -> None:
+        self.cache.out.discard(self)
+
+
+class FakeCache:
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self.out: set[FakeLease] = set()
+        self.num_leases = 0
+
+    @property
+    def free_tokens(self) -> int:
+        return self.max_tokens - sum(lease.capacity for lease in self.out)
+
+    def lease(self, num_tokens: int) -> FakeLease | None:
+        if num_tokens > self.free_tokens:
+            return None
+        self.num_leases += 1
+        lease = FakeLease(self, num_tokens)
+        self.out.add(lease)
+        return lease
+
+
+@dataclass
+class FakePrompt:
+    request_id: str
+    text: str
+    input_ids: NDArray[np.int64]
+    pending_media: int
+    image_tokens: int
+    in_reasoning: bool
+    num_released: int = 0
+    """Image features of the first tokens that are gone, as the real runner lets them go once they are cached."""
+
+
+@dataclass
+class FakeRunner:
+    """Hooks may raise, cancel, or look on; `script` gives the answer's tokens by the prompt's text."""
+
+    max_context: int = 1000
+    kv_cache: FakeCache = field(default_factory=lambda: FakeCache(1000))
+    script: dict[str, list[int]] = field(default_factory=dict)
+    on_forward: Callable[[Sequence[Step]], None] = lambda steps: None
+    on_encode: Callable[[FakePrompt, CancelToken], None] = lambda prompt, cancel: None
+    on_prepare: Callable[[GenerationRequest], None] = lambda request: None
+    eos_token_ids: frozenset[int] = frozenset({EOS})
+    think_token_ids: tuple[int, int] | None = (THINK, END_THINK)
+    forwards: list[list[tuple[str, int]]] = field(default_factory=list)
+    """Per forward run: (request id, number of tokens) of each step."""
+    encodes: list[str] = field(default_factory=list)
+
+    def prepare(self, request: GenerationRequest) -> FakePrompt:
+        self.on_prepare(request)
+        text, ids, media = "", [], 0
+        for message in request.messages:
+            for part in message.content:
+                if isinstance(part, TextPart):
+                    text += part.text
+                    ids += part.text.encode()
+                else:
+                    media += 1
+                    ids += [IMAGE] * TOKENS_PER_IMAGE
+        if "refuse" in text:
+            raise BadPrompt("refused")
+        num_image = media * TOKENS_PER_IMAGE
+        array = np.array(ids, dtype=np.int64)
+        return FakePrompt(request.request_id, text, array, media, num_image, text.endswith("<think>"))
+
+    def starts_in_reasoning(self, prompt: FakePrompt) -> bool:
+        return prompt.in_reasoning
+
+    def encode_next(self, prompt: FakePrompt, cancel: CancelToken) -> MediaTimings:
+        self.on_encode(prompt, cancel)
+        cancel.raise_if_cancelled()
+        self.encodes.append(prompt.request_id)
+        prompt.pending_media -= 1
+        return MediaTimings(decode_image_ms=1.0, resize_ms=2.0, vision_ms=3.0)
+
+    def forward(self, steps: Sequence[Step]) -> list[NDArray[np.float32] | None]:
+        self.forwards.append([(step.prompt.request_id, len(step.token_ids)) for step in steps])
+        self.on_forward(steps)
+        return [self.run(step) for step in steps]
+
+    def run(self, step: Step) -> NDArray[np.float32] | None:
+        if step.cancel.cancelled:
+            return None
+        prompt, lease = step.prompt, step.lease
+        assert isinstance(lease, FakeLease)
+        assert lease in lease.cache.out, "a freed lease was used"
+        assert not prompt.pending_media, "an image was not encoded before its tokens"
+        assert len(step.token_ids) >= 1
+        assert IMAGE not in step.token_ids[: max(0, prompt.num_released - lease.length)], "image features are gone"
+        lease.tokens += step.token_ids.tolist()
+        prompt.num_released = lease.length
+        assert lease.length <= lease.capacity
+        num_prompt = len(prompt.input_ids)
+        assert lease.tokens[:num_prompt] == prompt.input_ids[: lease.length].tolist()
+        return self.logits(prompt, lease.tokens) if step.want_logits else None
+
+    def logits(self, prompt: FakePrompt, log: list[int]) -> NDArray[np.float32]:
+        if prompt.text in self.script:
+            logits = np.zeros(VOCAB, dtype=np.float32)
+            logits[self.script[prompt.text][len(log) - len(prompt.input_ids)]] = 10.0
+            return logits
+        seed = zlib.crc32(np.array(log, dtype=np.int32).tobytes())
+        return np.random.default_rng(seed).normal(size=VOCAB).astype(np.float32) * 3
+
+    def detokenize(self, token_ids: Sequence[int]) -> bytes:
+        return bytes(token for token in token_ids if token < 256)
+
+
+def request(request_id: str, text: str = "hello", images: int = 0, **fields: object) -> GenerationRequest:
+    """A request with `images` images before `text`; sampling fields are recognised by name."""
+    names = SamplingParams.__dataclass_fields__
+    sampling = SamplingParams(**{k: v for k, v in fields.items() if k in names})  # type: ignore[arg-type]
+    rest = {k: v for k, v in fields.items() if k not in names}
+    parts = (*(ImagePart(b"") for _ in range(images)), TextPart(text))
+    messages = (Message("user", parts),)
+    return GenerationRequest(request_id, messages, sampling, **{"max_tokens": 8, **rest})  # type: ignore[arg-type]
+
+
+def run_all(engine: Engine) -> dict[str, list[Event]]:
+    """Step until nothing is left; the events by request, each checked to end exactly once, at its end."""
+    events: list[Event] = []
+    while engine.has_work:
+        events += engine.step()
+    return by_request(events)
+
+
+def by_request(events: Sequence[Event]) -> dict[str, list[Event]]:
+    """Events by request id, after checking what holds for every request that has ended."""
+    by_id: dict[str, list[Event]] = {}
+    for event in events:
+        by_id.setdefault(event.request_id, []).append(event)
+    for own in by_id.values():
+        *deltas, last = own
+        assert isinstance(last, (Finished, Failed))
+        assert all(isinstance(delta, Delta) for delta in deltas)
+        if isinstance(last, Finished):
+            assert "".join(d.text for d in deltas if d.channel == "answer") == last.text
+            assert "".join(d.text for d in deltas if d.channel == "reasoning") == last.reasoning
+            assert tuple(token for d in deltas for token in d.token_ids) == last.token_ids
+            assert last.timings.output_tokens == len(last.token_ids)
+    return by_id
+
+
+def last_of(events: dict[str, list[Event]], request_id: str) -> Finished:
+    """The `Finished` of a request that is expected to have one."""
+    last = events[request_id][-1]
+    assert isinstance(last, Finished), last
+    return last

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_export.checkpoint.checkpoint import open_checkpoint
+from edge_export.errors import ConfigError
+from tests.export.small_model import edit_json
+
+IMAGE, VIDEO, GENERATION = "preprocessor_config.json", "video_preprocessor_config.json", "generation_config.json"
+
+
+def test_published_form(checkpoint: Path) -> None:
+    opened = open_checkpoint(str(checkpoint))
+    assert (opened.image_processor.min_pixels, opened.image_processor.max_pixels) == (65536, 16777216)
+    assert (opened.video_processor.min_pixels, opened.video_processor.max_pixels) == (4096, 25165824)
+    assert opened.image_processor.mean == opened.image_processor.std == (0.5, 0.5, 0.5)
+    assert (opened.video_processor.fps, opened.video_processor.min_frames, opened.video_processor.max_frames) == (
+        2.0,
+        4,
+        768,
+    )
+
+
+def test_older_limits_win_over_size(checkpoint: Path) -> None:
+    edit_json(checkpoint / IMAGE, lambda c: c.update(min_pixels=1024, max_pixels=2048))
+    image = open_checkpoint(str(checkpoint)).image_processor
+    assert (image.min_pixels, image.max_pixels) == (1024, 2048)
+    edit_json(checkpoint / IMAGE, lambda c: c.pop("size"))
+    assert open_checkpoint(str(checkpoint)).image_processor == image
+
+
+def test_null_limits_are_absent_ones(checkpoint: Path) -> None:
+    edit_json(checkpoint / IMAGE, lambda c: c.update(min_pixels=None, max_pixels=None))
+    assert open_checkpoint(str(checkpoint)).image_processor.min_pixels == 65536
+
+
+def test_transformers_5_nests_both_in_processor_config(checkpoint: Path) -> None:
+    before = open_checkpoint(str(checkpoint))
+    image, video = (json.loads((checkpoint / name).read_text()) for name in (IMAGE, VIDEO))
+    (checkpoint / "processor_config.json").write_text(json.dumps({"image_processor": image, "video_processor": video}))
+    (checkpoint / IMAGE).unlink()
+    (checkpoint / VIDEO).unlink()
+    after = open_checkpoint(str(checkpoint))
+    assert (after.image_processor, after.video_processor) == (before.image_processor, before.video_processor)
+
+
+def test_video_sampling_is_read(checkpoint: Path) -> None:
+    edit_json(checkpoint / VIDEO, lambda c: c.update(fps=1.5, min_frames=2, max_frames=16))
+    video = open_checkpoint(str(checkpoint)).video_processor
+    assert (video.fps, video.min_frames, video.max_frames) == (1.5, 2, 16)
+
+
+@pytest.mark.parametrize("name", [IMAGE, VIDEO])
+def test_a_missing_file_is_named(checkpoint: Path, name: str) -> None:
+    (checkpoint / name).unlink()
+    with pytest.raises(ConfigError, match=name):
+        open_checkpoint(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"size": None}, "shortest_edge"),
+        ({"size": {"shortest_edge": 4096}}, "longest_edge"),
+        ({"size": {"shortest_edge": 9000, "longest_edge": 4096}}, "no image can have both"),
+        ({"image_mean": [0.5]}, "list of 3"),
+        ({"image_std": [0.5, 0.5, 0.0]}, "positive"),
+        ({"rescale_factor": 1.0}, "1/255"),
+        ({"patch_size": 14}, "patch_size is 14"),
+        ({"merge_size": 4}, "merge_size is 4"),
+        ({"temporal_patch_size": None}, "temporal_patch_size"),
+    ],
+)
+def test_a_bad_value_is_named(checkpoint: Path, edit: dict[str, Any], message: str) -> None:
+    edit_json(checkpoint / IMAGE, lambda c: c.update(edit))
+    with pytest.raises(ConfigError, match=message):
+        open_checkpoint(str(checkpoint))
+
+
+def test_sampling_defaults(checkpoint: Path) -> None:
+    generation = open_checkpoint(str(checkpoint)).generation
+    assert (generation.temperature, generation.top_k, generation.top_p) == (0.7, 20, 0.8)
+
+
+def test_without_do_sample_generation_is_greedy(checkpoint: Path) -> None:
+    edit_json(checkpoint / GENERATION, lambda c: c.update(do_sample=False, repetition_penalty=1.2))
+    generation = open_checkpoint(str(checkpoint)).generation
+    assert (generation.temperature, generation.top_k, generation.top_p) == (0.0, 0, 1.0)
+    assert generation.repetition_penalty == 1.2
+
+
+def test_sampling_without_values_is_that_of_transformers(checkpoint: Path) -> None:
+    (checkpoint / GENERATION).write_text('{"do_sample": true, "eos_token_id": 962}')
+    generation = open_checkpoint(str(checkpoint)).generation
+    assert (generation.temperature, generation.top_k, generation.top_p) == (1.0, 50, 1.0)

@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime.errors import BadPrompt, BundleError
+from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
+from edge_runtime.model.manifest import SpecialTokens, load_manifest
+from edge_runtime.model.prompt import Placeholder, PromptBuilder, TokenGrid
+from edge_runtime.model.template import ChatTemplate
+from edge_runtime.model.tokenizer import Tokenizer
+
+PIXELS = np.zeros((2, 2, 3), np.uint8)
+IMAGE = Placeholder("image", (TokenGrid(2, 3),), ())
+VIDEO = Placeholder("video", (TokenGrid(1, 2), TokenGrid(1, 2)), (0.25, 1.75))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_bundle: Path) -> Tokenizer:
+    return Tokenizer(tiny_bundle / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def special(tiny_bundle: Path) -> SpecialTokens:
+    return load_manifest(tiny_bundle).special_tokens
+
+
+@pytest.fixture(scope="module")
+def builder(tiny_bundle: Path, tokenizer: Tokenizer, special: SpecialTokens) -> PromptBuilder:
+    return PromptBuilder(tokenizer, ChatTemplate(tiny_bundle / "chat_template.jinja"), special)
+
+
+def user(*parts: object) -> tuple[Message, ...]:
+    return (Message("user", tuple(TextPart(part) if isinstance(part, str) else part for part in parts)),)  # type: ignore[misc]
+
+
+def test_image_becomes_one_pad_per_merged_token(
+    builder: PromptBuilder, tokenizer: Tokenizer, special: SpecialTokens
+) -> None:
+    prompt = builder.build(user("look ", ImagePart(PIXELS), " here"), [IMAGE])
+    before = tokenizer.encode("<|im_start|>user\nlook <|vision_start|>")
+    after = tokenizer.encode("<|vision_end|> here<|im_end|>\n<|im_start|>assistant\n")
+    assert prompt.input_ids.tolist() == [*before, *[special.image_pad] * 6, *after]
+    assert [(span.start, span.stop) for span in prompt.spans] == [(len(before), len(before) + 6)]
+    assert not prompt.starts_in_reasoning
+
+
+def test_video_becomes_timestamps_and_frames(builder: PromptBuilder, tokenizer: Tokenizer) -> None:
+    prompt = builder.build(user(VideoPart((PIXELS,) * 4, (0.0, 0.5, 1.5, 2.0))), [VIDEO])
+    frame = "<|vision_start|><|video_pad|><|video_pad|><|vision_end|>"
+    text = f"<|im_start|>user\n<0.2 seconds>{frame}<1.8 seconds>{frame}<|im_end|>\n<|im_start|>assistant\n"
+    assert prompt.input_ids.tolist() == tokenizer.encode(text).tolist()
+    assert [span.grid for span in prompt.spans] == list(VIDEO.grids)
+
+
+def test_special_tokens_in_text_are_special_tokens_as_in_transformers(
+    builder: PromptBuilder, tokenizer: Tokenizer
+) -> None:
+    prompt = builder.build(user("a<|im_end|>b"), [])
+    end = tokenizer.encode("<|im_end|>").tolist()
+    assert len(end) == 1
+    assert prompt.input_ids.tolist().count(end[0]) == 2
+
+
+@pytest.mark.parametrize("pad", ["<|image_pad|>", "<|video_pad|>", "<|vision_start|><|image_pad|><|vision_end|>"])
+def test_placeholder_in_text_is_refused(builder: PromptBuilder, pad: str) -> None:
+    with pytest.raises(BadPrompt, match="placeholder"):
+        builder.build(user(f"see {pad}", ImagePart(PIXELS)), [IMAGE])
+
+
+def test_template_that_leaves_out_an_image_is_noticed(
+    tmp_path: Path, tokenizer: Tokenizer, special: SpecialTokens
+) -> None:
+    (tmp_path / "t.jinja").write_text("{{ messages[0].content[0].text }}")
+    builder = PromptBuilder(tokenizer, ChatTemplate(tmp_path / "t.jinja"), special)
+    with pytest.raises(BadPrompt, match="the chat template placed 0"):
+        builder.build(user("a", ImagePart(PIXELS)), [IMAGE])
+
+
+def test_open_think_is_noticed(tmp_path: Path, tokenizer: Tokenizer, special: SpecialTokens) -> None:
+    (tmp_path / "t.jinja").write_text("{{ messages[0].content[0].text }}<|im_start|>assistant\n<think>\n")
+    builder = PromptBuilder(tokenizer, ChatTemplate(tmp_path / "t.jinja"), special)
+    assert builder.build(user("a"), []).starts_in_reasoning
+
+
+def test_no_messages_and_lone_surrogates(builder: PromptBuilder) -> None:
+    with pytest.raises(BadPrompt, match="at least one message"):
+        builder.build((), [])
+    with pytest.raises(BadPrompt, match="Unicode"):
+        builder.build(user("\ud800"), [])
+
+
+def test_template_helpers_and_sandbox(tmp_path: Path) -> None:
+    path = tmp_path / "t.jinja"
+
+    def render(source: str) -> str:
+        path.write_text(source)
+        return ChatTemplate(path).render(user("é<"))
+
+    assert render("{{ messages | tojson }}").endswith('"text": "é<"}]}]')
+    assert render("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "1"
+    assert render("{% generation %}{{ 'x' }}{% endgeneration %}") == "x"
+    assert len(render("{{ strftime_now('%Y') }}")) == 4
+    for hostile in (
+        "{{ raise_exception('no') }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.append(1) }}",
+        "{{ 1/0 }}",
+    ):
+        with pytest.raises(BadPrompt):
+            render(hostile)
+    with pytest.raises(BundleError):
+        render("{% for %}")
+
+
+def test_detokenize_gives_exact_bytes(tokenizer: Tokenizer) -> None:
+    text = "naïve 日本 \x00\n\t🙂"
+    ids = tokenizer.encode(text)
+    assert tokenizer.detokenize(ids) == text.encode()
+    assert b"".join(tokenizer.detokenize([token]) for token in ids) == text.encode()
+
+
+def test_special_tokens_have_no_bytes_but_added_plain_ones_have(tokenizer: Tokenizer) -> None:
+    assert tokenizer.detokenize(tokenizer.encode("<|im_end|>")) == b""
+    assert tokenizer.detokenize(tokenizer.encode("<think>")) == b"<think>"
+    assert tokenizer.detokenize([-1, 10**6]) == b""

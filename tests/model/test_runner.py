@@ -1,0 +1,169 @@
+"""The decoder, cache, embeddings and runner on a real (tiny) bundle."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
+from edge_runtime.engine.model_runner import Step
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.errors import BadImage, Cancelled, InternalError
+from edge_runtime.model.bundle import open_bundle
+from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.conversation import ImagePart, Message, TextPart
+from edge_runtime.model.embeddings import TokenEmbeddings
+from edge_runtime.model.footprint import footprint
+from edge_runtime.model.manifest import load_manifest
+from edge_runtime.model.session import SessionSettings
+from edge_runtime.vision.image import ImageLimits
+
+SCENE = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+REQUEST = GenerationRequest("r", (Message("user", (TextPart("see"), ImagePart(SCENE), TextPart("what is it?"))),))
+
+
+def load(bundle: Path) -> BundleRunner:
+    settings = RunnerSettings(1024, 2048, None, SessionSettings(num_threads=1), ImageLimits())
+    return BundleRunner(open_bundle(bundle), settings)
+
+
+@pytest.fixture(scope="module")
+def runner(tiny_bundle: Path) -> BundleRunner:
+    return load(tiny_bundle)
+
+
+def logits_after_prompt(runner: BundleRunner, chunk: int) -> NDArray[np.float32]:
+    prompt, cancel = runner.prepare(REQUEST), CancelToken()
+    while prompt.pending_media:
+        runner.encode_next(prompt, cancel)
+    lease = runner.kv_cache.lease(len(prompt.input_ids))
+    assert lease is not None
+    logits = None
+    for start in range(0, len(prompt.input_ids), chunk):
+        ids = prompt.input_ids[start : start + chunk]
+        is_last = start + chunk >= len(prompt.input_ids)
+        (logits,) = runner.forward([Step(prompt, ids, lease, is_last, cancel)])
+        assert (logits is not None) == is_last
+    lease.free()
+    assert prompt.features == [None]  # handed back once in the cache
+    assert logits is not None
+    return logits
+
+
+def test_chunks_change_no_logit(runner: BundleRunner) -> None:
+    whole = logits_after_prompt(runner, 10_000)
+    assert np.isfinite(whole).all()
+    for chunk in (1, 7, 64):
+        np.testing.assert_allclose(logits_after_prompt(runner, chunk), whole, atol=1e-4)
+
+
+def test_image_changes_the_logits(runner: BundleRunner) -> None:
+    prompt = runner.prepare(REQUEST)
+    assert (prompt.image_tokens, prompt.pending_media) == (int((prompt.input_ids == 972).sum()), 1)
+    runner.encode_next(prompt, CancelToken())
+    features = prompt.features[0]
+    assert features is not None
+    assert features.embeds.shape == (prompt.image_tokens, 64)
+    assert features.deepstack.shape == (3, prompt.image_tokens, 64)
+    with_image = logits_after_prompt(runner, 10_000)
+    features.embeds[:] = 0
+    lease = runner.kv_cache.lease(len(prompt.input_ids))
+    assert lease is not None
+    (without,) = runner.forward([Step(prompt, prompt.input_ids, lease, True, CancelToken())])
+    lease.free()
+    assert without is not None
+    assert np.abs(with_image - without).max() > 1e-3
+
+
+def test_truncated_lease_gives_the_same_again(runner: BundleRunner) -> None:
+    prompt, cancel = runner.prepare(GenerationRequest("r", (Message("user", (TextPart("hello"),)),))), CancelToken()
+    lease = runner.kv_cache.lease(64)
+    assert lease is not None
+    (first,) = runner.forward([Step(prompt, prompt.input_ids, lease, True, cancel)])
+    runner.forward([Step(prompt, np.array([5, 6, 7]), lease, True, cancel)])
+    lease.truncate(len(prompt.input_ids) - 1)
+    (again,) = runner.forward([Step(prompt, prompt.input_ids[-1:], lease, True, cancel)])
+    assert first is not None
+    assert again is not None
+    np.testing.assert_allclose(first, again, atol=1e-4)
+    lease.free()
+
+
+def test_cancelled_step_gives_none_and_leaves_the_lease(runner: BundleRunner) -> None:
+    prompt, cancel = runner.prepare(GenerationRequest("r", (Message("user", (TextPart("hello"),)),))), CancelToken()
+    lease = runner.kv_cache.lease(64)
+    assert lease is not None
+    cancel.cancel()
+    assert runner.forward([Step(prompt, prompt.input_ids, lease, True, cancel)]) == [None]
+    assert lease.length == 0
+    lease.free()
+
+
+def test_cancel_stops_a_vision_run_from_another_thread(runner: BundleRunner) -> None:
+    class CancelsDuringTheRun(CancelToken):
+        """Sets itself from another thread as soon as a run has attached its hook."""
+
+        def attach(self, stop_run):  # type: ignore[no-untyped-def]
+            def stop_and_tell() -> None:
+                stop_run()
+
+            context = super().attach(stop_and_tell)
+            other = threading.Thread(target=self._cancel_when_attached)
+            other.start()
+            self.other = other
+            return context
+
+        def _cancel_when_attached(self) -> None:
+            while self._hook is None:
+                pass
+            self.cancel()
+
+    pixels = np.zeros((960, 1280, 3), np.uint8)
+    prompt = runner.prepare(GenerationRequest("r", (Message("user", (ImagePart(pixels),)),)))
+    with pytest.raises(Cancelled):
+        runner.encode_next(prompt, CancelsDuringTheRun())
+    assert prompt.pending_media == 1  # nothing was taken off, it could be tried again
+
+
+def test_tokens_of_an_image_that_is_not_encoded_are_an_internal_error(runner: BundleRunner) -> None:
+    prompt, lease = runner.prepare(REQUEST), runner.kv_cache.lease(1000)
+    assert lease is not None
+    with pytest.raises(InternalError, match="not encoded"):
+        runner.forward([Step(prompt, prompt.input_ids, lease, True, CancelToken())])
+    lease.free()
+
+
+def test_damaged_pixels_are_found_when_encoding_not_when_preparing(runner: BundleRunner) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    stream = BytesIO()
+    Image.fromarray(SCENE).save(stream, "PNG")
+    prompt = runner.prepare(GenerationRequest("r", (Message("user", (ImagePart(stream.getvalue()[:500]),)),)))
+    with pytest.raises(BadImage, match="cut short"):
+        runner.encode_next(prompt, CancelToken())
+
+
+def test_int8_embedding_rows_are_near_the_fp32_ones(tiny_bundle: Path, tiny_bundle_int4: Path) -> None:
+    ids = np.array([0, 5, 1023])
+    exact = TokenEmbeddings(tiny_bundle, load_manifest(tiny_bundle)).lookup(ids)
+    rounded = TokenEmbeddings(tiny_bundle_int4, load_manifest(tiny_bundle_int4)).lookup(ids)
+    assert exact.shape == rounded.shape == (3, 64)
+    assert exact.dtype == rounded.dtype == np.float32
+    assert 0 < np.abs(exact - rounded).max() < np.abs(exact).max() / 64
+
+
+def test_int4_bundle_runs(tiny_bundle_int4: Path) -> None:
+    assert np.isfinite(logits_after_prompt(load(tiny_bundle_int4), 32)).all()
+
+
+def test_footprint_counts_what_the_manifest_says(tiny_bundle: Path, tiny_bundle_int4: Path) -> None:
+    exact, small = (footprint(load_manifest(bundle)) for bundle in (tiny_bundle, tiny_bundle_int4))
+    assert exact.kv_bytes_per_token == {"fp32": 2 * 4 * 2 * 32 * 4}  # key and value, layers, heads, head_dim, bytes
+    assert exact.prompt_bytes_per_token == (1 + 3) * 64 * 4
+    assert small.prepacked_bytes < exact.prepacked_bytes / 3
+    assert exact.int4_weights_bytes is not None
+    assert small.int4_weights_bytes is None

@@ -1,0 +1,177 @@
+"""A server in a thread, over an engine whose behaviour a test chooses by the words of its prompt."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from edge_runtime.engine.events import Delta, Event, Failed, Finished, Timings
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.errors import BadImage, Cancelled, EdgeError
+from edge_runtime.model.conversation import ImagePart, TextPart, VideoPart
+from edge_runtime.serving.messages import VideoSampling
+from edge_runtime.serving.server import Server
+from edge_runtime.serving.settings import ModelInfo, ServerSettings
+
+VIDEO = VideoSampling(
+    fps=2.0,
+    min_frames=4,
+    max_frames=768,
+    min_pixels=4096,
+    max_pixels=1 << 20,
+    patch_size=16,
+    spatial_merge_size=2,
+    temporal_patch_size=2,
+)
+MODEL = ModelInfo("fake", "portable", 4096, 1 << 20, VIDEO, "0.0")
+
+
+class FakeEngine:
+    """One word per step and request; the prompt says which.
+
+    `count N`: N words, then `Finished`; `hold`: one word, then nothing until cancelled; `flood`: long words until
+    cancelled; `parts`: what the message was made of; `refuse`: an error in `submit`; `break`: a bug in `submit`;
+    `crash`: a bug in `step`.
+    """
+
+    def __init__(self) -> None:
+        self.running: dict[str, tuple[GenerationRequest, list[str]]] = {}
+        self.cancelled: set[str] = set()
+        self.ended: Counter[str] = Counter()
+        self.requests: list[GenerationRequest] = []
+        self.changed = threading.Condition()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running)
+
+    def submit(self, request: GenerationRequest) -> None:
+        prompt = _prompt(request)
+        self.requests.append(request)
+        if prompt == "refuse":
+            raise BadImage("no such picture")
+        if prompt == "break":
+            raise ZeroDivisionError
+        with self.changed:
+            self.running[request.request_id] = (request, [])
+            self.changed.notify_all()
+
+    def cancel(self, request_id: str) -> None:
+        with self.changed:
+            self.cancelled.add(request_id)
+            self.changed.notify_all()
+
+    def step(self) -> list[Event]:
+        events: list[Event] = []
+        for request_id in list(self.running):
+            events += self._advance(request_id)
+        if not events:  # all hold: as a real engine takes its time over a step
+            with self.changed:
+                self.changed.wait(0.02)
+        return events
+
+    def wait_until_idle(self, num_ended: int) -> None:
+        """Wait until so many requests have ended, and none runs."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.ended.total() >= num_ended and not self.running, 20)
+
+    def _advance(self, request_id: str) -> list[Event]:
+        request, words = self.running[request_id]
+        verb, _, argument = _prompt(request).partition(" ")
+        if request_id in self.cancelled:
+            return [self._end(request_id, Failed(request_id, Cancelled("the request was cancelled")))]
+        if verb == "crash":
+            raise ZeroDivisionError
+        if verb == "hold" and words:
+            return []
+        word = {"flood": "x" * 20_000, "parts": str(_describe(request))}.get(verb, f"{len(words)} ")
+        words.append(word)
+        events: list[Event] = [Delta(request_id, word, "answer", (len(words),))]
+        if verb == "parts" or (verb == "count" and len(words) == int(argument)):
+            tokens = tuple(range(1, len(words) + 1))
+            timings = Timings(total_ms=1.5, prompt_tokens=7, output_tokens=len(words))
+            events.append(self._end(request_id, Finished(request_id, "".join(words), "", tokens, "stop", timings)))
+        return events
+
+    def _end(self, request_id: str, event: Event) -> Event:
+        with self.changed:
+            del self.running[request_id]
+            self.ended[request_id] += 1
+            self.changed.notify_all()
+        return event
+
+
+@dataclass
+class RunningServer:
+    server: Server
+    engine: FakeEngine
+    thread: threading.Thread
+    errors: list[EdgeError]
+
+    @property
+    def address(self) -> str:
+        return self.server.address
+
+    def join(self) -> None:
+        """Wait for `run` to return by itself."""
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.join()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., RunningServer]]:
+    """Starts servers (keyword arguments are `ServerSettings`) on free ports; all must end when told to."""
+    started: list[RunningServer] = []
+
+    def start(**settings: object) -> RunningServer:
+        settings = {"bind": "tcp://127.0.0.1:*", "heartbeat_s": 0.1, "shutdown_grace_s": 0.2, **settings}
+        engine = FakeEngine()
+        server = Server(ServerSettings(**settings))  # type: ignore[arg-type]
+        errors: list[EdgeError] = []
+
+        def run() -> None:
+            try:
+                server.run(engine, MODEL)
+            except EdgeError as error:
+                errors.append(error)
+
+        running = RunningServer(server, engine, threading.Thread(target=run), errors)
+        running.thread.start()
+        started.append(running)
+        return running
+
+    yield start
+    for running in started:
+        running.stop()
+        assert set(running.engine.ended.values()) <= {1}, "the engine itself ended a request twice"
+
+
+def _prompt(request: GenerationRequest) -> str:
+    return "".join(part.text for part in request.messages[-1].content if isinstance(part, TextPart))
+
+
+def _describe(request: GenerationRequest) -> list[object]:
+    described: list[object] = []
+    for message in request.messages:
+        described.append(message.role)
+        for part in message.content:
+            if isinstance(part, TextPart):
+                described.append(part.text)
+            elif isinstance(part, ImagePart):
+                described.append((_picture(part.data), part.min_pixels, part.max_pixels))
+            elif isinstance(part, VideoPart):
+                described.append(([_picture(frame) for frame in part.frames], list(part.timestamps_s)))
+    return described
+
+
+def _picture(data: object) -> object:
+    return (data.shape, int(data.sum(dtype=np.int64))) if isinstance(data, np.ndarray) else data

@@ -1,0 +1,145 @@
+"""A client written from docs/protocol.md alone: pyzmq, msgpack, and nothing of this project."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+
+Serve = Callable[..., Any]
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
+
+
+class BareClient:
+    """One DEALER socket and a dictionary encoder."""
+
+    def __init__(self, context: zmq.Context[Any], address: str) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.RCVTIMEO, 20_000)
+        self.socket.connect(address)
+
+    def send(self, header: dict[str, Any], *frames: bytes) -> None:
+        self.socket.send_multipart([msgpack.packb(header), *frames])
+
+    def receive(self) -> dict[str, Any]:
+        """The next message that is not a `pong`."""
+        while True:
+            (header,) = self.socket.recv_multipart()
+            message = msgpack.unpackb(header)
+            if message["type"] != "pong":
+                return message
+
+    def read_until_ending(self) -> list[dict[str, Any]]:
+        messages = [self.receive()]
+        while messages[-1]["type"] not in ("finished", "failed"):
+            messages.append(self.receive())
+        return messages
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[str], BareClient]]:
+    context = zmq.Context()
+    clients: list[BareClient] = []
+
+    def start(address: str) -> BareClient:
+        clients.append(BareClient(context, address))
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        client.socket.close(0)
+    context.term()
+
+
+def text(prompt: str, **fields: Any) -> dict[str, Any]:
+    """The smallest `generate`."""
+    content = [{"type": "text", "text": prompt}]
+    return {"type": "generate", "id": "1", "messages": [{"role": "user", "content": content}], **fields}
+
+
+def test_a_streamed_answer(serve: Serve, connect: Callable[[str], BareClient]) -> None:
+    client = connect(serve().address)
+    client.send(text("count 3"))
+    accepted, *deltas, finished = client.read_until_ending()
+    assert accepted == {"type": "accepted", "id": "1", "client_timeout_s": 30.0}
+    assert [delta["text"] for delta in deltas] == ["0 ", "1 ", "2 "]
+    assert list(itertools.chain(*(delta["token_ids"] for delta in deltas))) == finished["token_ids"] == [1, 2, 3]
+    assert finished["id"] == "1"
+    assert finished["text"] == "0 1 2 "
+    assert finished["finish_reason"] == "stop"
+    assert finished["timings"]["prompt_tokens"] == 7
+
+
+def test_images_and_video(serve: Serve, connect: Callable[[str], BareClient]) -> None:
+    client = connect(serve().address)
+    raw = bytes(range(12))
+    content = [
+        {"type": "image", "frame": {"index": 1}, "max_pixels": 4096},
+        {"type": "image", "frame": {"index": 0, "width": 2, "height": 2}},
+        {"type": "video", "frames": [{"index": 1}, {"index": 1}], "timestamps_s": [0, 0.5]},
+        {"type": "text", "text": "parts"},
+    ]
+    message = {"type": "generate", "id": "1", "messages": [{"role": "user", "content": content}]}
+    client.send(message, raw, b"a file")
+    pixels = ((2, 2, 3), sum(raw))
+    expected = ["user", (b"a file", None, 4096), (pixels, None, None), ([b"a file", b"a file"], [0.0, 0.5]), "parts"]
+    assert client.read_until_ending()[-1]["text"] == str(expected)
+
+
+def test_ping_info_and_cancel(serve: Serve, connect: Callable[[str], BareClient]) -> None:
+    client = connect(serve().address)
+    client.send({"type": "ping"})
+    assert msgpack.unpackb(client.socket.recv()) == {"type": "pong"}
+    client.send({"type": "info", "id": "i"})
+    info = client.receive()
+    assert (info["type"], info["id"], info["protocol"], info["model"]) == ("info_reply", "i", 1, "fake")
+    assert {"fps", "min_frames", "max_frames", "min_pixels", "max_pixels"} <= info["video"].keys()
+    client.send(text("hold"))
+    assert client.receive()["type"] == "accepted"
+    assert client.receive()["type"] == "delta"
+    client.send({"type": "cancel", "id": "unknown"})
+    client.send({"type": "cancel", "id": "1"})
+    failed = client.receive()
+    assert (failed["id"], failed["code"], failed["retryable"]) == ("1", "cancelled", True)
+
+
+def test_unknown_keys_are_ignored(serve: Serve, connect: Callable[[str], BareClient]) -> None:
+    client = connect(serve().address)
+    request = text("count 1", invented={"a": [1]})
+    request["messages"][0]["content"][0]["colour"] = "red"
+    client.send(request)
+    assert client.read_until_ending()[-1]["text"] == "0 "
+
+
+def test_the_document_names_every_field_code_and_limit() -> None:
+    from edge_runtime import errors
+    from edge_runtime.serving import messages as wire
+    from edge_runtime.serving.limits import DEFAULT_LIMITS
+
+    document = DOCUMENT.read_text(encoding="utf-8")
+    records = [wire.Generate, wire.Frame, wire.Image, wire.Video, wire.Text, wire.ChatMessage, wire.Cancel, wire.Ping]
+    records += [wire.Info, wire.Accepted, wire.Delta, wire.Finished, wire.Failed, wire.Pong, wire.InfoReply]
+    records += [wire.Timings, wire.TokenLogprob, wire.VideoSampling, wire.Limits]
+    fields = {field for record in records for field in record.__struct_fields__}
+    tags = {record.__struct_config__.tag for record in records} - {None}
+    on_the_wire = {errors.RequestError, errors.BadImage, errors.BadPrompt, errors.BadParameter, errors.ContextOverflow}
+    on_the_wire |= {
+        errors.Overloaded,
+        errors.Cancelled,
+        errors.ShuttingDown,
+        errors.ProtocolError,
+        errors.InternalError,
+    }
+    missing = [name for name in {*fields, *tags, *(error.code for error in on_the_wire)} if name not in document]
+    assert missing == []
+    table = document.split("### Error codes")[1].split("\n## ")[0].splitlines()
+    for error in on_the_wire:
+        (row,) = (line for line in table if line.startswith("|") and f"`{error.code}`" in line)
+        assert row.split("|")[2].strip() == ("yes" if error.retryable else "no"), row
+    assert f"{DEFAULT_LIMITS.max_frame_bytes >> 20} MiB each" in document

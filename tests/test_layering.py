@@ -1,0 +1,275 @@
+"""The house keeps its shape: who may import whom, where each third-party engine lives, and how long things may be.
+
+The rules are those of docs/architecture.md. The checker works on source text, so that planted violations can test it.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ROOTS = {
+    "edge_runtime": REPOSITORY / "edge_runtime",
+    "edge_export": REPOSITORY / "export" / "edge_export",
+    "edge_kernels": REPOSITORY / "kernels" / "edge_kernels",
+}
+
+ARROWS = {
+    "cli": {"serving"},
+    "serving": {"engine", "frames"},
+    "engine": {"vision", "model"},
+    "frames": {"errors"},
+    "vision": {"model"},
+    "model": {"devices"},
+    "devices": {"errors"},
+    "errors": set(),
+}
+"""One step down in `edge_runtime`; whatever can be reached along the arrows may be imported."""
+
+RUNTIME_FOR_EXPORT = {"edge_runtime.model.manifest", "edge_runtime.devices.profile", "edge_runtime.errors"}
+ROOTS_SEEN_BY = {
+    "edge_runtime": {"edge_kernels"},
+    "edge_export": {"edge_runtime", "edge_kernels"},
+    "edge_kernels": set(),
+}
+
+HOMES = {
+    ("edge_runtime", "onnxruntime"): "model/session.py",
+    ("edge_runtime", "zmq"): "serving/",
+    ("edge_export", "onnx_ir"): "graph.py",
+    ("edge_export", "torch"): "verify/",
+    ("edge_export", "transformers"): "verify/",
+    ("edge_export", "optimum"): "verify/",
+}
+"""The one file, or the one folder, of a root that may import a package."""
+
+TOO_HEAVY = {
+    "edge_runtime": {"torch", "transformers", "optimum", "onnx", "onnx_ir", "onnxscript", "safetensors"},
+    "edge_export": set(),
+    "edge_kernels": {"torch", "transformers", "onnx", "onnxruntime"},
+}
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+SIZE_EXCEPTIONS: dict[str, str] = {}
+"""`root/file.py` or `root/file.py:function` -> why it may be longer. Empty, and meant to stay so."""
+
+TEST_FOLDERS_OF_THEIR_OWN = {"data", "export", "hostile", "kernels", "parity", "pocket"}
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file: its root package, its path below it, its text."""
+
+    root: str
+    path: str
+    source: str
+
+    @property
+    def part(self) -> str:
+        """The subpackage or top-level module it belongs to; empty for the root's `__init__.py`."""
+        top = self.path.split("/")[0].removesuffix(".py")
+        return "" if top == "__init__" else top
+
+
+def modules() -> list[Module]:
+    return [
+        Module(root, path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8"))
+        for root, folder in ROOTS.items()
+        for path in sorted(folder.rglob("*.py"))
+    ]
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of everything imported anywhere in a file; `from a import b` gives `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            prefix = "." * node.level + (node.module or "")
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__"):
+                yield str(node.args[0].value)
+
+
+def below(part: str) -> set[str]:
+    """All parts of the runtime that `part` may import, itself included."""
+    reached, todo = set(), [part]
+    while todo:
+        current = todo.pop()
+        if current not in reached:
+            reached.add(current)
+            todo.extend(ARROWS.get(current, ()))
+    return reached
+
+
+def import_violations(module: Module) -> list[str]:
+    found = []
+    for name in imported_names(ast.parse(module.source)):
+        top, _, rest = name.partition(".")
+        if name.startswith("."):
+            found.append(f"{name}: imports are written in full")
+        elif top in ROOTS and top != module.root:
+            found += _other_root_violations(module, name)
+        elif top == "edge_runtime" and not _may_import_part(module.part, rest.split(".")[0]):
+            found.append(f"{name}: {module.part or 'the root'} lies below it or beside it")
+        elif top in TOO_HEAVY[module.root]:
+            found.append(f"{name}: {module.root} does without {top}")
+        home = HOMES.get((module.root, top))
+        if home and not (module.path == home or (home.endswith("/") and module.path.startswith(home))):
+            found.append(f"{name}: only {module.root}/{home} imports {top}")
+    return found
+
+
+def _may_import_part(importer: str, imported: str) -> bool:
+    known = {"__version__", *ARROWS}
+    return imported in known and (imported == "__version__" or imported in below(importer))
+
+
+def _other_root_violations(module: Module, name: str) -> list[str]:
+    top = name.partition(".")[0]
+    if top not in ROOTS_SEEN_BY[module.root]:
+        return [f"{name}: {module.root} knows nothing of {top}"]
+    # `name` may end in the imported attribute, so its module is it or its parent.
+    if top == "edge_runtime" and not {name, name.rpartition(".")[0]} & RUNTIME_FOR_EXPORT:
+        return [f"{name}: of the runtime, {module.root} sees only {', '.join(sorted(RUNTIME_FOR_EXPORT))}"]
+    return []
+
+
+def size_violations(module: Module) -> list[str]:
+    where = f"{module.root}/{module.path}"
+    lines = module.source.count("\n")
+    found = [f"{where} has {lines} lines"] if lines > MAX_FILE_LINES and where not in SIZE_EXCEPTIONS else []
+    for node in ast.walk(ast.parse(module.source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_FUNCTION_LINES and f"{where}:{node.name}" not in SIZE_EXCEPTIONS:
+                found.append(f"{where}:{node.name} has {length} lines")
+    return found
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: f"{module.root}/{module.path}")
+def test_module_keeps_the_rules(module: Module) -> None:
+    assert import_violations(module) == []
+    assert size_violations(module) == []
+
+
+def test_every_part_of_the_runtime_has_its_place_and_its_tests() -> None:
+    packages = {path.parent.name for path in ROOTS["edge_runtime"].glob("*/__init__.py")}
+    assert packages <= ARROWS.keys(), "draw the arrows of the new package in ARROWS and in docs/architecture.md"
+    tested = {path.name for path in (REPOSITORY / "tests").iterdir() if any(path.rglob("test_*.py"))}
+    assert packages <= tested, f"no tests for {sorted(packages - tested)}"
+
+
+def test_test_folders_mirror_the_roots() -> None:
+    packages = {path.parent.name for path in ROOTS["edge_runtime"].glob("*/__init__.py")}
+    folders = {path.name for path in (REPOSITORY / "tests").iterdir() if path.is_dir() and any(path.rglob("*.*"))}
+    assert folders - {"__pycache__"} <= packages | TEST_FOLDERS_OF_THEIR_OWN
+
+
+def test_third_party_homes_exist() -> None:
+    for (root, package), home in HOMES.items():
+        assert (ROOTS[root] / home).exists(), f"{package} has moved out of {root}/{home}"
+
+
+def test_arrows_have_no_cycle() -> None:
+    for part, lower_parts in ARROWS.items():
+        assert all(part not in below(lower) for lower in lower_parts)
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "source"),
+    [
+        ("edge_runtime", "model/a.py", "from edge_runtime.engine.engine import Engine"),
+        ("edge_runtime", "model/a.py", "from edge_runtime.vision import image"),
+        ("edge_runtime", "devices/a.py", "import edge_runtime.model.manifest"),
+        ("edge_runtime", "errors.py", "from edge_runtime.devices.probe import Machine"),
+        ("edge_runtime", "frames/a.py", "from edge_runtime.model.manifest import Manifest"),
+        ("edge_runtime", "engine/a.py", "def f():\n    from edge_runtime import serving"),
+        ("edge_runtime", "engine/a.py", "import onnxruntime as ort"),
+        ("edge_runtime", "model/decoder.py", "from onnxruntime import InferenceSession"),
+        ("edge_runtime", "engine/a.py", "import zmq"),
+        ("edge_runtime", "cli/a.py", "import zmq.asyncio"),
+        ("edge_runtime", "vision/a.py", "import torch"),
+        ("edge_runtime", "vision/a.py", "import importlib\nimportlib.import_module('transformers')"),
+        ("edge_runtime", "model/a.py", "from onnx import numpy_helper"),
+        ("edge_runtime", "cli/a.py", "from edge_export.cli import app"),
+        ("edge_runtime", "cli/a.py", "from edge_runtime.nobody_knows import x"),
+        ("edge_runtime", "vision/a.py", "from .image import decode"),
+        ("edge_export", "decoder.py", "import onnx_ir as ir"),
+        ("edge_export", "decoder.py", "from torch import nn"),
+        ("edge_export", "verify/a.py", "from edge_runtime.engine.engine import Engine"),
+        ("edge_export", "verify/a.py", "from edge_runtime.model.session import Graph"),
+        ("edge_kernels", "a.py", "from edge_runtime.errors import EdgeError"),
+        ("edge_kernels", "a.py", "import onnxruntime"),
+    ],
+)
+def test_planted_import_is_found(root: str, path: str, source: str) -> None:
+    assert len(import_violations(Module(root, path, source))) == 1
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "source"),
+    [
+        (
+            "edge_runtime",
+            "cli/a.py",
+            "from edge_runtime.devices.probe import Machine\nfrom edge_runtime import __version__",
+        ),
+        ("edge_runtime", "vision/a.py", "from edge_runtime.model.session import Graph"),
+        ("edge_runtime", "model/session.py", "import onnxruntime"),
+        ("edge_runtime", "serving/client.py", "import zmq.asyncio"),
+        ("edge_runtime", "model/a.py", "import edge_kernels"),
+        ("edge_export", "graph.py", "import onnx_ir"),
+        ("edge_export", "verify/optimum.py", "import torch\nimport onnxruntime"),
+        (
+            "edge_export",
+            "bundle.py",
+            "from edge_runtime.model.manifest import Manifest\nfrom edge_runtime import errors",
+        ),
+    ],
+)
+def test_allowed_import_is_not_found(root: str, path: str, source: str) -> None:
+    assert import_violations(Module(root, path, source)) == []
+
+
+def test_planted_sizes_are_found() -> None:
+    long_file = Module("edge_runtime", "a.py", "x = 1\n" * (MAX_FILE_LINES + 1))
+    long_function = Module("edge_runtime", "a.py", "def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES)
+    at_the_limit = Module("edge_runtime", "a.py", "def f():\n" + "    x = 1\n" * (MAX_FUNCTION_LINES - 1))
+    assert size_violations(long_file) == [f"edge_runtime/a.py has {MAX_FILE_LINES + 1} lines"]
+    assert size_violations(long_function) == [f"edge_runtime/a.py:f has {MAX_FUNCTION_LINES + 1} lines"]
+    assert size_violations(at_the_limit) == []
+
+
+def test_importing_the_runtime_does_no_heavy_work() -> None:
+    """`import edge_runtime` must stay cheap: no engine, no socket, no array library behind it."""
+    heavy = {"numpy", "onnxruntime", "zmq", "cv2", "PIL", "torch"}
+    code = f"import sys, edge_runtime; print(sorted({heavy!r} & set(sys.modules)))"
+    assert _run_python(code) == "[]"
+
+
+def test_importing_every_runtime_module_needs_no_export_or_verify_extra() -> None:
+    names = [
+        "edge_runtime." + module.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for module in modules()
+        if module.root == "edge_runtime" and module.part
+    ]
+    heavy = sorted(TOO_HEAVY["edge_runtime"])
+    code = f"import sys, importlib; [importlib.import_module(name) for name in {names!r}]; "
+    code += f"print(sorted(set({heavy!r}) & set(sys.modules)))"
+    assert _run_python(code) == "[]"
+
+
+def _run_python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return result.stdout.strip().splitlines()[-1]

@@ -1,0 +1,187 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_runtime.errors import BadImage
+from edge_runtime.model.conversation import ImagePart, VideoPart
+from edge_runtime.model.manifest import Manifest, load_manifest
+from edge_runtime.vision.image import ImageLimits
+from edge_runtime.vision.patchify import normalization_table, patchify
+from edge_runtime.vision.plan import MediaPlanner, temporal_patch_times
+from edge_runtime.vision.positions import patch_positions
+from edge_runtime.vision.resize import PixelRange, image_target_size, resize_image, video_target_size
+from edge_runtime.vision.video import read_video, sample_frame_indices
+
+QWEN3 = PixelRange(65_536, 16_777_216)
+LIMITS = ImageLimits()
+
+
+@pytest.fixture(scope="module")
+def manifest(tiny_bundle: Path) -> Manifest:
+    return load_manifest(tiny_bundle)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "target"),
+    [
+        (480, 640, (480, 640)),
+        (720, 1280, (704, 1280)),
+        (1080, 1920, (1088, 1920)),
+        (1, 1, (256, 256)),
+        (8, 9, (256, 288)),
+    ],
+)
+def test_sizes_of_known_images(height: int, width: int, target: tuple[int, int]) -> None:
+    assert image_target_size(height, width, 32, QWEN3) == target
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_every_target_size_is_allowed(height: int, width: int) -> None:
+    if max(height, width) > 200 * min(height, width):
+        with pytest.raises(BadImage, match="200 times"):
+            image_target_size(height, width, 32, QWEN3)
+        return
+    target = image_target_size(height, width, 32, QWEN3)
+    assert target[0] % 32 == target[1] % 32 == 0
+    assert QWEN3.min_pixels <= target[0] * target[1] <= QWEN3.max_pixels
+    assert image_target_size(*target, 32, QWEN3) == target
+
+
+def test_narrowed_ranges_stay_inside() -> None:
+    assert QWEN3.narrowed(None, 100_000) == PixelRange(65_536, 100_000)
+    assert QWEN3.narrowed(200_000, None) == PixelRange(200_000, 16_777_216)
+    assert QWEN3.narrowed(1, 10**9) == QWEN3
+    assert QWEN3.narrowed(None, 10) == PixelRange(65_536, 65_536)
+    for crossed in ((9, 8), (0, None), (None, -1)):
+        with pytest.raises(BadImage):
+            QWEN3.narrowed(*crossed)
+
+
+def test_video_size_counts_all_frames() -> None:
+    budget = PixelRange(4096, 4 * 320 * 320)
+    assert video_target_size(4, 320, 320, 32, 2, budget) == (320, 320)
+    assert video_target_size(16, 320, 320, 32, 2, budget) == (160, 160)
+    for frames, height, width in ((1, 320, 320), (4, 31, 320), (4, 32, 6500)):
+        with pytest.raises(BadImage):
+            video_target_size(frames, height, width, 32, 2, budget)
+
+
+def test_resize_keeps_flat_colour_and_returns_same_size_untouched() -> None:
+    flat = np.full((50, 70, 3), (10, 200, 30), np.uint8)
+    assert (resize_image(flat, 64, 96) == (10, 200, 30)).all()
+    assert resize_image(flat, 50, 70) is flat
+
+
+def test_patches_lie_in_merge_order(manifest: Manifest) -> None:
+    vision = manifest.architecture.vision
+    rng = np.random.default_rng(0)
+    frames = tuple(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(2))
+    values = patchify(frames, normalization_table((0.5, 0.4, 0.3), (0.5, 0.2, 0.1)), vision)
+    assert values.shape == (4 * 6, 3 * 2 * 16 * 16)
+    row = 0
+    for block_row in range(2):
+        for block_column in range(3):
+            for patch_row in (0, 1):
+                for patch_column in (0, 1):
+                    y, x = 16 * (2 * block_row + patch_row), 16 * (2 * block_column + patch_column)
+                    patch = np.stack([frame[y : y + 16, x : x + 16] for frame in frames])  # [F, 16, 16, C]
+                    wanted = (patch / 255 - (0.5, 0.4, 0.3)) / (0.5, 0.2, 0.1)
+                    np.testing.assert_allclose(values[row], wanted.transpose(3, 0, 1, 2).reshape(-1), atol=1e-5)
+                    row += 1
+
+
+def test_single_frame_is_repeated(manifest: Manifest) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    table = normalization_table((0.5,) * 3, (0.5,) * 3)
+    vision = manifest.architecture.vision
+    np.testing.assert_array_equal(patchify((frame,), table, vision), patchify((frame, frame), table, vision))
+
+
+def test_interpolation_weights_sum_to_one_and_hit_the_corners(manifest: Manifest) -> None:
+    vision = manifest.architecture.vision
+    positions = patch_positions(vision, 6, 10)
+    side = round(vision.num_position_embeddings**0.5)
+    np.testing.assert_allclose(positions.pos_weight.sum(axis=0), 1, atol=1e-6)
+    assert positions.pos_index[0, 0] == 0
+    assert positions.pos_weight[0, 0] == 1
+    last = positions.pos_index[:, -1][positions.pos_weight[:, -1] > 0]
+    assert set(last.tolist()) == {side * side - 1}
+    rows = (positions.pos_index // side * positions.pos_weight).sum(axis=0)
+    assert rows[2] == pytest.approx((side - 1) / 5, abs=1e-4)  # third in merge order: row 1, column 0
+
+
+def test_rotary_tables_hold_row_then_column(manifest: Manifest) -> None:
+    vision = manifest.architecture.vision
+    positions = patch_positions(vision, 4, 4)
+    quarter = vision.head_dim // 4
+    assert positions.rope_cos.shape == (16, 2 * quarter)
+    np.testing.assert_allclose(positions.rope_sin[:4, 0], np.sin([0, 0, 1, 1]), atol=1e-6)
+    np.testing.assert_allclose(positions.rope_sin[:4, quarter], np.sin([0, 1, 0, 1]), atol=1e-6)
+
+
+def test_plan_of_videos(manifest: Manifest) -> None:
+    planner = MediaPlanner(manifest, LIMITS)
+    frame = np.zeros((64, 96, 3), np.uint8)
+    plan = planner.plan(VideoPart((frame,) * 5, (0.0, 1.0, 2.0, 3.0, 4.0)))
+    assert [len(run.frames) for run in plan.runs] == [2, 2, 1]
+    assert plan.placeholder.timestamps_s == (0.5, 2.5, 4.0)
+    other = np.zeros((64, 64, 3), np.uint8)
+    for frames, times in (
+        ((frame, other), (0.0, 1.0)),
+        ((frame,) * 2, (0.0,)),
+        ((), ()),
+        ((frame,) * 2, (0.0, np.nan)),
+    ):
+        with pytest.raises(BadImage):
+            planner.plan(VideoPart(frames, times))
+
+
+def test_plan_keeps_to_the_memory_planners_cap(manifest: Manifest) -> None:
+    planner = MediaPlanner(manifest, LIMITS, max_run_pixels=100_000)
+    big = np.zeros((1000, 1000, 3), np.uint8)
+    for part in (ImagePart(big), VideoPart((big, big), (0.0, 1.0))):
+        (run,) = planner.plan(part).runs
+        assert run.height * run.width <= 100_000
+
+
+def test_times_of_pairs() -> None:
+    assert temporal_patch_times((0.0, 1.0, 3.0), 2) == (0.5, 3.0)
+
+
+def test_sampled_frames_are_spread_evenly(manifest: Manifest) -> None:
+    processor = manifest.video_processor  # 2 frames per second, at least 4
+    assert sample_frame_indices(90, 30.0, processor) == [0, 18, 36, 53, 71, 89]
+    assert sample_frame_indices(10, 30.0, processor) == [0, 3, 6, 9]
+    assert sample_frame_indices(3, 30.0, processor) == [0, 1, 2]
+
+
+def write_video(path: Path, num_frames: int) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (96, 64))
+    assert writer.isOpened()
+    for i in range(num_frames):
+        writer.write(np.full((64, 96, 3), (0, 0, 5 * i), np.uint8))  # BGR: red grows
+    writer.release()
+
+
+def test_video_file_is_sampled_in_order(tmp_path: Path, manifest: Manifest) -> None:
+    write_video(tmp_path / "v.avi", 30)
+    video = read_video(tmp_path / "v.avi", manifest.architecture.vision, manifest.video_processor)
+    indices = [0, 6, 12, 17, 23, 29]
+    assert video.timestamps_s == pytest.approx([index / 10 for index in indices])
+    assert [np.asarray(frame)[..., 0].mean() for frame in video.frames] == pytest.approx(
+        [5 * index for index in indices], abs=4
+    )
+    (plan,) = [MediaPlanner(manifest, LIMITS).plan(video)]
+    assert (plan.runs[0].height, plan.runs[0].width) == np.asarray(video.frames[0]).shape[:2]
+
+
+def test_video_files_that_cannot_be_read(tmp_path: Path, manifest: Manifest) -> None:
+    (tmp_path / "text.mp4").write_bytes(b"no video")
+    write_video(tmp_path / "one.avi", 1)
+    for name in ("text.mp4", "missing.mp4", "one.avi"):
+        with pytest.raises(BadImage):
+            read_video(tmp_path / name, manifest.architecture.vision, manifest.video_processor)
