@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,13 @@ from hypothesis import settings
 from edge_export.options import ExportOptions
 from edge_export.pipeline import export_bundle
 from edge_export.random_checkpoint import config_for, write_random_checkpoint
+from edge_kernels.library import KernelError, KernelLibrary
 
 settings.register_profile("no_deadline", deadline=None)  # no test here fails because a machine is slow
 settings.load_profile("no_deadline")
+
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 class NoProgress:
@@ -44,4 +50,31 @@ def tiny_bundle_int4(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
     """`tiny_checkpoint` exported in int4, with int8 vision, LM head and embedding."""
     out = tmp_path_factory.mktemp("bundle") / "int4"
     export_bundle(str(tiny_checkpoint), out, ExportOptions(weights="int4"), NoProgress())
+    return out
+
+
+@pytest.fixture(scope="session")
+def kernel_library(request: pytest.FixtureRequest) -> KernelLibrary:
+    """The kernels: of `--kernels-build`, the installed ones, or built (incrementally) into build/kernels."""
+    build = request.config.getoption("--kernels-build", None)
+    if build is not None:
+        return KernelLibrary(build)
+    try:
+        return KernelLibrary()
+    except KernelError:
+        if shutil.which("cmake") is None:
+            pytest.skip("the kernels are not installed, and there is no cmake to build them")
+    build = REPOSITORY / "build" / "kernels"
+    for command in (["cmake", "-S", str(REPOSITORY), "-B", str(build)], ["cmake", "--build", str(build), "-j2"]):
+        subprocess.run(command, check=True, capture_output=True)
+    return KernelLibrary(build)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_edge(
+    tiny_checkpoint: Path, kernel_library: KernelLibrary, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """`tiny_checkpoint` exported for our kernels in int4, with int8 vision, LM head and embedding."""
+    out = tmp_path_factory.mktemp("bundle") / "edge"
+    export_bundle(str(tiny_checkpoint), out, ExportOptions(flavour="edge"), NoProgress(), kernel_library)
     return out

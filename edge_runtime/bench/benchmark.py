@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
@@ -12,15 +13,7 @@ from typing import Any
 
 from edge_runtime.bench.costs import decode_bytes, prefill_ops, vision_ops
 from edge_runtime.bench.peaks import MachinePeaks, measure_peaks
-from edge_runtime.bench.questions import (
-    DECODE_TOKENS,
-    DECODED_AFTER,
-    IMAGE_QUESTIONS,
-    TEMPLATE_TOKENS,
-    TEXT_QUESTIONS,
-    ImageQuestion,
-    TextQuestion,
-)
+from edge_runtime.bench.questions import DECODE_TOKENS, ImageQuestion, TextQuestion, Workload
 from edge_runtime.devices.memory import MemoryPlan
 from edge_runtime.devices.select import ResolvedProfile
 from edge_runtime.engine.engine import Engine
@@ -28,7 +21,7 @@ from edge_runtime.engine.events import Failed, Finished, Timings
 from edge_runtime.engine.load import load_runner
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.settings import EngineSettings
-from edge_runtime.errors import InternalError
+from edge_runtime.errors import ContextOverflow, InternalError
 from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.conversation import Message
 
@@ -76,31 +69,43 @@ class _Samples:
 
 
 def run_benchmark(
-    bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan, *, repeats: int, say: Say
+    bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan, workload: Workload, say: Say
 ) -> BenchmarkReport:
-    """Load, ask every question `repeats` times, note the memory, then measure the machine. Raises `EdgeError`."""
-    samples, not_run = _Samples(), []
+    """Load, ask every question, note the memory, then measure the machine. Raises `EdgeError`."""
+    samples, not_run = _Samples(), list[str]()
+    seeds = range(1, workload.repeats + 1)
     say("loading")
-    engine = _load(bundle, profile, plan, repeats, samples)
-    _ask(engine, TEXT_QUESTIONS[0].messages(0), DECODE_TOKENS)  # warm-up: first runs allocate
-    for text in TEXT_QUESTIONS:
-        if text.prompt_tokens + TEMPLATE_TOKENS + DECODE_TOKENS > plan.context_tokens:
-            not_run.append(f"prompt of {text.prompt_tokens} tokens: the context planned is {plan.context_tokens}")
-            continue
-        say(f"prompt of {text.prompt_tokens} tokens")
-        for seed in range(1, repeats + 1):
-            _measure_text(engine, bundle, plan, text, seed, samples)
-    for image in IMAGE_QUESTIONS:
-        say(f"image {image.width}x{image.height}")
-        for seed in range(1, repeats + 1):
-            _measure_image(engine, bundle, image, seed, samples)
+    engine = _load(bundle, profile, plan, workload.repeats, samples)
+    _ask(engine, workload.texts[0].messages(0), DECODE_TOKENS)  # warm-up: first runs allocate
+    for text in workload.texts:
+        with _noting_overflow(text.name, not_run, say):
+            for seed in seeds:
+                decodes = text.prompt_tokens in workload.decoded_after
+                timings = _ask(engine, text.messages(seed), DECODE_TOKENS if decodes else 1)
+                _note_prefill(bundle, text, timings, samples)
+                if decodes:
+                    _note_decode(bundle, plan, text, timings, samples)
+    for image in workload.images:
+        with _noting_overflow(image.name, not_run, say):
+            for seed in seeds:
+                _note_image(bundle, image, _ask(engine, image.messages(seed), 1), samples)
     samples.add("peak memory", "bytes", _peak_memory_bytes())
     del engine
     say("the machine itself")
-    peaks = measure_peaks(profile.threads, max(repeats, 5))
+    peaks = measure_peaks(profile.threads, max(workload.repeats, 5))
     rows = tuple(_measurement(name, unit, samples, peaks) for name, unit in samples.values)
     manifest = bundle.manifest
     return BenchmarkReport(manifest.name, manifest.flavour, profile.name, peaks, rows, tuple(not_run))
+
+
+@contextmanager
+def _noting_overflow(question: str, not_run: list[str], say: Say) -> Iterator[None]:
+    """Say what comes; leave it, with a note, if the planned context is too short for it."""
+    say(question)
+    try:
+        yield
+    except ContextOverflow as error:
+        not_run.append(f"{question}: {error}")
 
 
 class _Tireless:
@@ -128,27 +133,24 @@ def _load(bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan, repeats: i
     return engine
 
 
-def _measure_text(
-    engine: Engine, bundle: Bundle, plan: MemoryPlan, question: TextQuestion, seed: int, samples: _Samples
-) -> None:
-    decodes = question.prompt_tokens in DECODED_AFTER
-    timings = _ask(engine, question.messages(seed), DECODE_TOKENS if decodes else 1)
+def _note_prefill(bundle: Bundle, question: TextQuestion, timings: Timings, samples: _Samples) -> None:
     name = f"prefill of {question.prompt_tokens:,} tokens"
-    samples.add(name, "tokens/s", timings.prompt_tokens / timings.prefill_ms * 1e3)
+    samples.add(name, "tok/s", timings.prompt_tokens / timings.prefill_ms * 1e3)
     samples.work[name] = ("int8", prefill_ops(bundle.manifest, timings.prompt_tokens) / timings.prompt_tokens)
-    if decodes:
-        name = f"decode at {question.prompt_tokens:,} tokens"
-        samples.add(name, "tokens/s", (timings.output_tokens - 1) / timings.decode_ms * 1e3)
-        context = timings.prompt_tokens + timings.output_tokens // 2
-        samples.work[name] = ("read", decode_bytes(bundle.manifest, context, plan.kv_bytes / plan.kv_tokens))
 
 
-def _measure_image(engine: Engine, bundle: Bundle, question: ImageQuestion, seed: int, samples: _Samples) -> None:
-    timings = _ask(engine, question.messages(seed), 1)
+def _note_decode(bundle: Bundle, plan: MemoryPlan, question: TextQuestion, timings: Timings, samples: _Samples) -> None:
+    name = f"decode at {question.prompt_tokens:,} tokens"
+    samples.add(name, "tok/s", (timings.output_tokens - 1) / timings.decode_ms * 1e3)
+    context = timings.prompt_tokens + timings.output_tokens // 2
+    samples.work[name] = ("read", decode_bytes(bundle.manifest, context, plan.kv_bytes / plan.kv_tokens))
+
+
+def _note_image(bundle: Bundle, question: ImageQuestion, timings: Timings, samples: _Samples) -> None:
     size = f"{question.width}x{question.height}"
     samples.add(f"vision {size}", "s", timings.vision_ms / 1e3)
     samples.work[f"vision {size}"] = ("int8", vision_ops(bundle.manifest, timings.image_tokens))
-    samples.add(f"first token, {size} and a question", "s", timings.first_token_ms / 1e3)
+    samples.add(f"first token, {size} + question", "s", timings.first_token_ms / 1e3)
 
 
 def _ask(engine: Engine, messages: tuple[Message, ...], max_tokens: int) -> Timings:

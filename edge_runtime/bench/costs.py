@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from edge_runtime.model.bundle import DECODER_GRAPH
 from edge_runtime.model.manifest import Manifest
+
+DECODER_WEIGHTS = "decoder.onnx.data"
 
 
 def decode_bytes(manifest: Manifest, context_tokens: int, kv_bytes_per_token: float) -> float:
     """Bytes read for one token of an answer: every decoder weight once, and the keys and values of the context."""
-    weights = manifest.files[f"{DECODER_GRAPH}.data"].size_bytes
+    weights = manifest.files[DECODER_WEIGHTS].size_bytes
     return weights + context_tokens * kv_bytes_per_token
 
 

@@ -1,5 +1,7 @@
-"""A one-operator ONNX file, `y = a x b` with a constant `b`, for measuring. The runtime has no ONNX library, and needs none
-for this: field numbers are those of `onnx/onnx.proto3`, the encoding is Protocol Buffers'. Knows nothing of speed.
+"""A one-operator ONNX file, `y = a x b` with a constant `b`, for measuring. Knows nothing of speed.
+
+The runtime has no ONNX library, and needs none for this: field numbers are those of `onnx/onnx.proto3`, the encoding is
+Protocol Buffers'.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ DATA_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6}
 
 
 def matmul_graph(operator: str, left: np.dtype[np.generic], right: NDArray[np.generic]) -> bytes:
-    """A serialized `ModelProto`: input `a` [M, K] of dtype `left`, initializer `b` = `right` [K, N], output `y` [M, N]."""
+    """A serialized `ModelProto`: input `a` [M, K] of dtype `left`, constant `b` = `right` [K, N], output `y` [M, N]."""
     output = "int32" if operator == "MatMulInteger" else left.name
     node = _text(1, "a") + _text(1, "b") + _text(2, "y") + _text(4, operator)
     tensor = b"".join(_number(1, size) for size in right.shape)

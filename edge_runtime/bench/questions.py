@@ -1,4 +1,4 @@
-"""What is asked: prompts of a known length and made-up screenshots, no two alike, so that no cache answers for the model."""
+"""What is asked: prompts of a known length and made-up screenshots, no two alike, so that no cache can help."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from edge_runtime.model.conversation import ImagePart, Message, TextPart
 
 QUESTION_TOKENS = 20
 DECODE_TOKENS = 32
-TEMPLATE_TOKENS = 32
-"""Room for what a chat template adds to a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +20,11 @@ class TextQuestion:
     """A prompt of about `prompt_tokens` tokens."""
 
     prompt_tokens: int
+
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        return f"prompt of {self.prompt_tokens:,} tokens"
 
     def messages(self, seed: int) -> tuple[Message, ...]:
         """The chat; every seed has its own digits."""
@@ -35,16 +38,26 @@ class ImageQuestion:
     width: int
     height: int
 
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        return f"image {self.width}x{self.height}"
+
     def messages(self, seed: int) -> tuple[Message, ...]:
         """The chat; every seed has its own picture."""
         image = ImagePart(screenshot(self.width, self.height, seed))
         return (Message("user", (image, TextPart(digits(QUESTION_TOKENS, seed)))),)
 
 
-TEXT_QUESTIONS = (TextQuestion(128), TextQuestion(1024), TextQuestion(4096))
-DECODED_AFTER = frozenset({128, 4096})
-"""Prompt lengths after which decoding is measured too."""
-IMAGE_QUESTIONS = (ImageQuestion(640, 480), ImageQuestion(1280, 720), ImageQuestion(1920, 1080))
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a benchmark asks, and how often."""
+
+    repeats: int = 3
+    texts: tuple[TextQuestion, ...] = (TextQuestion(128), TextQuestion(1024), TextQuestion(4096))
+    decoded_after: frozenset[int] = frozenset({128, 4096})
+    """Prompt lengths after which decoding is measured too."""
+    images: tuple[ImageQuestion, ...] = (ImageQuestion(640, 480), ImageQuestion(1280, 720), ImageQuestion(1920, 1080))
 
 
 def digits(count: int, seed: int) -> str:

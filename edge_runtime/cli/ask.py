@@ -17,25 +17,48 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
     prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
     image: Annotated[list[Path] | None, typer.Option(help="An image about which it is; may be repeated.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video about which it is.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message before the question.")] = None,
     max_tokens: Annotated[int, typer.Option(help="The answer's length at most.")] = 1024,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy: the same question has the same answer.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Draw from this many likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this much probability.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Leave out tokens below this share of the likeliest one.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens seen before are less likely.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    logprobs: Annotated[int | None, typer.Option(help="With --json: this many likeliest tokens at each place.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Shrink images to this, for a bundle folder.")] = None,
     profile: Annotated[str, typer.Option(help="Device profile, for a bundle folder.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The answer only: no memory plan, no timings.")] = False,
 ) -> None:
-    """Ask one question, about images or a video if there are any, and stream the answer."""
-    from edge_runtime.cli.printing import AnswerPrinter, JsonPrinter  # noqa: PLC0415
-    from edge_runtime.cli.targets import Question, open_target  # noqa: PLC0415
+    """Ask one question, about images or a video if there are any, and stream the answer.
+
+    Greedy unless told otherwise, whatever the model's makers recommend for sampling (`edge-runtime inspect` shows it).
+    """
+    from edge_runtime.cli.printing import AnswerPrinter, JsonPrinter, print_plan  # noqa: PLC0415
+    from edge_runtime.cli.targets import LocalOptions, Question, open_target  # noqa: PLC0415
     from edge_runtime.engine.request import SamplingParams  # noqa: PLC0415
 
     question = Question(
         prompt=sys.stdin.read().strip() if prompt == "-" else prompt,
         images=tuple(image or ()),
         video=video,
-        sampling=SamplingParams(temperature=temperature, seed=seed),
+        system=system,
+        sampling=SamplingParams(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        ),
         max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+        num_logprobs=logprobs,
     )
-    printer = JsonPrinter() if json else AnswerPrinter(is_terminal=sys.stdout.isatty())
-    with open_target(target, profile) as answers:
+    printer = JsonPrinter() if json else AnswerPrinter(is_terminal=sys.stdout.isatty(), quiet=quiet)
+    local = LocalOptions(profile, max_pixels, None if json or quiet else print_plan)
+    with open_target(target, local) as answers:
         for event in answers(question):
             printer.show(event)

@@ -27,6 +27,7 @@ def bench(
     from rich.console import Console  # noqa: PLC0415
 
     from edge_runtime.bench.benchmark import run_benchmark  # noqa: PLC0415
+    from edge_runtime.bench.questions import Workload  # noqa: PLC0415
     from edge_runtime.devices.memory import MemoryRequest  # noqa: PLC0415
     from edge_runtime.devices.probe import probe_machine  # noqa: PLC0415
     from edge_runtime.devices.select import select_profile  # noqa: PLC0415
@@ -36,7 +37,7 @@ def bench(
     opened, plan = plan_bundle(bundle, chosen, MemoryRequest(max_chats=1))
     progress = Console(stderr=True)
     report = run_benchmark(
-        opened, chosen, plan, repeats=repeats, say=lambda what: progress.print(f"measuring: {what}", style="dim")
+        opened, chosen, plan, Workload(repeats), lambda what: progress.print(f"measuring: {what}", style="dim")
     )
     if json:
         typer.echo(msgspec.json.encode(report).decode())
@@ -51,8 +52,9 @@ def _table(report: BenchmarkReport) -> Table:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(box=None, title=f"{report.bundle}, {report.flavour}, profile {report.profile}", title_justify="left")
-    for heading, justify in (("", "left"), ("median", "right"), ("range", "right"), ("of the peak", "right")):
-        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for heading in ("median", "range", "of peak"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in report.measurements:
         low, high = min(row.samples), max(row.samples)
         spread = f"{_value(low, row)} - {_value(high, row)}" if len(row.samples) > 1 else ""

@@ -37,6 +37,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     from edge_runtime.devices.memory import format_bytes  # noqa: PLC0415
 
     text, vision, scheme = manifest.architecture.text, manifest.architecture.vision, manifest.quantization
+    defaults = manifest.generation
     size = format_bytes(sum(entry.size_bytes for entry in manifest.files.values()))
     return [
         ("name", manifest.name),
@@ -59,6 +60,11 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
             f"LM head {_format(scheme.lm_head)}, embedding {_format(scheme.embedding)}",
         ),
         ("images", f"{manifest.image_processor.min_pixels:,} to {manifest.image_processor.max_pixels:,} pixels"),
+        (
+            "sampling",
+            f"its makers' defaults (the runtime's own is greedy): temperature {defaults.temperature:g}, "
+            f"top-k {defaults.top_k}, top-p {defaults.top_p:g}, repetition penalty {defaults.repetition_penalty:g}",
+        ),
         ("source", f"SHA-256 {manifest.source_sha256}"),
     ]
 

@@ -9,8 +9,8 @@ from edge_runtime import __version__
 from edge_runtime.devices.memory import MemoryPlan, MemoryRequest
 from edge_runtime.devices.probe import probe_machine
 from edge_runtime.devices.select import ResolvedProfile, select_profile
-from edge_runtime.engine import load as engine_load
 from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.load import load_engine, plan_bundle
 from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.manifest import Manifest
 from edge_runtime.serving.messages import VideoSampling
@@ -25,9 +25,22 @@ class PlannedBundle:
     bundle: Bundle
     plan: MemoryPlan
 
+    @classmethod
+    def open(cls, path: Path, profile_name: str, request: MemoryRequest) -> PlannedBundle:
+        """Check the bundle and plan its memory. Raises `BundleError`, `ProfileError` or `DoesNotFit`."""
+        profile = select_profile(profile_name, probe_machine())
+        return cls(profile, *plan_bundle(path, profile, request))
+
+    @property
+    def parity_notice(self) -> str | None:
+        """What to say of a bundle that was never compared with its checkpoint."""
+        if self.bundle.manifest.parity is not None:
+            return None
+        return f"parity not measured; where the checkpoint is: edge-export verify {self.bundle.path} --source ..."
+
     def load(self) -> Engine:
         """Load the model as planned. Raises `BundleError`."""
-        return engine_load.load_engine(self.bundle, self.profile, self.plan)
+        return load_engine(self.bundle, self.profile, self.plan)
 
     def model_info(self) -> ModelInfo:
         """What a server tells about the model."""
@@ -40,12 +53,6 @@ class PlannedBundle:
             video=video_sampling(manifest),
             server_version=__version__,
         )
-
-
-def plan_bundle(path: Path, profile_name: str) -> PlannedBundle:
-    """Check the bundle and plan its memory. Raises `BundleError`, `ProfileError` or `DoesNotFit`."""
-    profile = select_profile(profile_name, probe_machine())
-    return PlannedBundle(profile, *engine_load.plan_bundle(path, profile, MemoryRequest()))
 
 
 def video_sampling(manifest: Manifest) -> VideoSampling:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from edge_runtime.cli.ask import ask
+from edge_runtime.cli.bench import bench
 from edge_runtime.cli.inspect import inspect
 from edge_runtime.cli.profiles import profiles
 from edge_runtime.cli.serve import serve
@@ -17,5 +18,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (serve, ask, profiles, inspect, version):
+for _command in (serve, ask, profiles, inspect, bench, version):
     app.command()(_command)

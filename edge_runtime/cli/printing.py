@@ -8,7 +8,8 @@ from typing import Protocol
 import msgspec
 import typer
 
-from edge_runtime.engine.events import Delta, Finished, Timings
+from edge_runtime.devices.memory import MemoryPlan
+from edge_runtime.engine.events import Delta, Finished, Timings, TokenLogprob
 
 _CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 """A screenshot can talk a model into writing escape sequences; they must not reach a terminal."""
@@ -24,15 +25,17 @@ class Printer(Protocol):
 class AnswerPrinter:
     """Text as it comes, reasoning dimmed, and a line of timings (on stderr, so that a file gets the answer only)."""
 
-    def __init__(self, *, is_terminal: bool) -> None:
+    def __init__(self, *, is_terminal: bool, quiet: bool = False) -> None:
         self._channel: str | None = None
         self._is_terminal = is_terminal
+        self._quiet = quiet
 
     def show(self, event: Delta | Finished) -> None:
         """Print a delta; end the line and add the timings after the last one."""
         if isinstance(event, Finished):
             typer.echo()
-            typer.secho(describe_timings(event.timings), dim=True, err=True)
+            if not self._quiet:
+                typer.secho(describe_timings(event.timings), dim=True, err=True)
             return
         if self._channel == "reasoning" and event.channel == "answer":
             typer.echo("\n")
@@ -44,20 +47,40 @@ class AnswerPrinter:
 
 
 class JsonPrinter:
-    """One object, when the answer is complete."""
+    """One object, when the answer is complete; it has `logprobs` where they were asked for."""
+
+    def __init__(self) -> None:
+        self._logprobs: list[TokenLogprob] | None = None
 
     def show(self, event: Delta | Finished) -> None:
-        """Print the answer's end; deltas say nothing that it does not."""
-        if isinstance(event, Finished):
-            answer = {
-                "text": event.text,
-                "reasoning": event.reasoning,
-                "token_ids": event.token_ids,
-                "prompt_tokens": event.timings.prompt_tokens,
-                "finish_reason": event.finish_reason,
-                "timings": event.timings,
-            }
-            typer.echo(msgspec.json.encode(answer).decode())
+        """Keep the log-probabilities of a delta; print the answer's end."""
+        if isinstance(event, Delta):
+            if event.logprobs is not None:
+                self._logprobs = [*(self._logprobs or ()), *event.logprobs]
+            return
+        answer = {
+            "text": event.text,
+            "reasoning": event.reasoning,
+            "token_ids": event.token_ids,
+            "prompt_tokens": event.timings.prompt_tokens,
+            "finish_reason": event.finish_reason,
+            "timings": event.timings,
+        }
+        if self._logprobs is not None:
+            answer["logprobs"] = self._logprobs
+        typer.echo(msgspec.json.encode(answer).decode())
+
+
+def print_plan(plan: MemoryPlan) -> None:
+    """The memory plan in one dim line on stderr; `edge-runtime serve` prints it as a table."""
+    *parts, total, budget = plan.rows()
+    shares = ", ".join(f"{what} {size}" for what, size, _ in parts)
+    typer.secho(
+        f"memory {total[1]} of {budget[1]}: {shares} | context {plan.context_tokens:,} tokens, "
+        f"images up to {plan.max_pixels:,} pixels",
+        dim=True,
+        err=True,
+    )
 
 
 def describe_timings(timings: Timings) -> str:

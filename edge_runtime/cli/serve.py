@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edge_runtime.cli.outcome import reports_errors
+from edge_runtime.serving.address import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
     from edge_runtime.cli.loading import PlannedBundle
     from edge_runtime.serving.server import Server
-
-DEFAULT_BIND = "tcp://127.0.0.1:5633"
 
 
 @reports_errors
@@ -21,19 +20,20 @@ def serve(
     bundle: Annotated[Path, typer.Argument(help="Folder that edge-export wrote.")],
     bind: Annotated[
         str, typer.Option(help="Address on this machine: tcp://127.0.0.1:PORT or ipc:///PATH.")
-    ] = DEFAULT_BIND,
+    ] = DEFAULT_ADDRESS,
     profile: Annotated[str, typer.Option(help="Device profile by name or TOML file; auto picks one.")] = "auto",
 ) -> None:
     """Serve a bundle until SIGTERM or Ctrl-C; a second one does not wait for answers in progress."""
     import logging  # noqa: PLC0415
     from contextlib import closing  # noqa: PLC0415
 
-    from edge_runtime.cli.loading import plan_bundle  # noqa: PLC0415
+    from edge_runtime.cli.loading import PlannedBundle  # noqa: PLC0415
+    from edge_runtime.devices.memory import MemoryRequest  # noqa: PLC0415
     from edge_runtime.serving.server import Server  # noqa: PLC0415
     from edge_runtime.serving.settings import ServerSettings  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    planned = plan_bundle(bundle, profile)
+    planned = PlannedBundle.open(bundle, profile, MemoryRequest())
     # The address is taken before the model is loaded: a second server says so at once.
     with closing(Server(ServerSettings(bind=bind))) as server:
         _print_plan(planned)
@@ -47,6 +47,8 @@ def _print_plan(planned: PlannedBundle) -> None:
     typer.echo(f"{planned.bundle.manifest.name} with profile {planned.profile.name}:")
     for what, size, remark in planned.plan.rows():
         typer.echo(f"  {what:<10}{size:>10}  {remark}".rstrip())
+    if planned.parity_notice is not None:
+        typer.echo(planned.parity_notice)
 
 
 def _stop_on_signals(server: Server) -> None:

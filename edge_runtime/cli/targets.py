@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.cli.loading import PlannedBundle, plan_bundle, video_sampling
+import typer
+
+from edge_runtime.cli.loading import PlannedBundle, video_sampling
+from edge_runtime.devices.memory import MemoryPlan, MemoryRequest
 from edge_runtime.engine.events import Delta, Failed, Finished
 from edge_runtime.engine.request import GenerationRequest, SamplingParams
-from edge_runtime.errors import BundleError
+from edge_runtime.errors import BadParameter, BundleError, InternalError
 from edge_runtime.model.conversation import Message, Part, TextPart
 from edge_runtime.serving.address import is_address
 from edge_runtime.serving.client import Client
+from edge_runtime.serving.engine_thread import Engine, EngineThread
 from edge_runtime.serving.images import image_part
 from edge_runtime.serving.messages import VideoSampling
 from edge_runtime.vision.video import read_video
+
+_STOP_S = 5.0
+"""How long a cancelled graph run may take to notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +34,29 @@ class Question:
     prompt: str
     images: tuple[Path, ...]
     video: Path | None
+    system: str | None
     sampling: SamplingParams
     max_tokens: int
+    stop: tuple[str, ...]
+    num_logprobs: int | None
 
     def messages(self, sampling: VideoSampling | None) -> tuple[Message, ...]:
-        """The chat: images, video, prompt. Raises `BadImage` for files that cannot be read."""
+        """The chat: system message; images, video, prompt. Raises `BadImage` for files that cannot be read."""
         parts: list[Part] = [image_part(path) for path in self.images]
         if self.video is not None and sampling is not None:
             parts.append(read_video(self.video, sampling, sampling))
-        return (Message("user", (*parts, TextPart(self.prompt))),)
+        question = Message("user", (*parts, TextPart(self.prompt)))
+        return (question,) if self.system is None else (Message("system", (TextPart(self.system),)), question)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """How a bundle is loaded in this process; a server decided that when it started."""
+
+    profile: str
+    max_pixels: int | None
+    on_plan: Callable[[MemoryPlan], None] | None
+    """Hears what the model will take, before it is loaded."""
 
 
 Answers = Callable[[Question], Iterator[Delta | Finished]]
@@ -42,31 +64,73 @@ Answers = Callable[[Question], Iterator[Delta | Finished]]
 
 
 @contextmanager
-def open_target(target: str, profile: str) -> Iterator[Answers]:
-    """Connect to the address, or load the bundle. Raises `EdgeError`."""
+def open_target(target: str, local: LocalOptions) -> Iterator[Answers]:
+    """Connect to the address, or check and plan the bundle. Raises `EdgeError`."""
     if is_address(target):
+        if local.profile != "auto":
+            raise BadParameter(f"the profile is the server's choice; leave it out, or ask a bundle instead of {target}")
+        if local.max_pixels is not None:
+            raise BadParameter(f"max_pixels is the server's choice; leave it out, or ask a bundle instead of {target}")
         with Client(target) as client:
             yield lambda question: _ask_server(client, question)
     elif not Path(target).exists():
         raise BundleError(f"{target!r} is neither a folder nor an address such as tcp://127.0.0.1:5633")
     else:
-        planned = plan_bundle(Path(target), profile)
-        yield lambda question: _ask_engine(planned, question)
+        request = MemoryRequest(max_chats=1, max_pixels=local.max_pixels)
+        planned = PlannedBundle.open(Path(target), local.profile, request)
+        yield lambda question: _ask_engine(planned, local, question)
 
 
 def _ask_server(client: Client, question: Question) -> Iterator[Delta | Finished]:
     # Without a video nothing needs to be known about the server first.
     video = client.info().video if question.video is not None else None
-    messages = question.messages(video)
-    with client.generate(messages, sampling=question.sampling, max_tokens=question.max_tokens) as stream:
+    stream = client.generate(
+        question.messages(video),
+        sampling=question.sampling,
+        max_tokens=question.max_tokens,
+        stop=question.stop,
+        num_logprobs=question.num_logprobs,
+    )
+    with stream:
         yield from stream
         yield stream.result
 
 
-def _ask_engine(planned: PlannedBundle, question: Question) -> Iterator[Delta | Finished]:
-    messages = question.messages(video_sampling(planned.bundle.manifest))
-    request = GenerationRequest("ask", messages, question.sampling, question.max_tokens)
-    for event in planned.load().generate(request):
-        if isinstance(event, Failed):
-            raise event.error
-        yield event
+def _ask_engine(planned: PlannedBundle, local: LocalOptions, question: Question) -> Iterator[Delta | Finished]:
+    request = GenerationRequest(
+        request_id="ask",
+        messages=question.messages(video_sampling(planned.bundle.manifest)),
+        sampling=question.sampling,
+        max_tokens=question.max_tokens,
+        stop=question.stop,
+        num_logprobs=question.num_logprobs,
+    )
+    if local.on_plan is not None:
+        local.on_plan(planned.plan)
+        if planned.parity_notice is not None:
+            typer.echo(planned.parity_notice, err=True)
+    yield from _events(planned.load(), request)
+
+
+def _events(engine: Engine, request: GenerationRequest) -> Iterator[Delta | Finished]:
+    """Run `request` in a thread of its own, so that Ctrl-C is noticed, and cancels, inside a running graph."""
+    news = threading.Event()
+    thread = EngineThread(engine, news.set)
+    thread.start()
+    thread.submit(request)
+    try:
+        while True:
+            news.wait()
+            news.clear()
+            is_alive = thread.alive  # asked before its events are taken, so that its last words count
+            for event in thread.take_events():
+                if isinstance(event, Failed):
+                    raise event.error
+                yield event
+                if isinstance(event, Finished):
+                    return
+            if not is_alive:
+                raise InternalError("the engine failed; the log above has the reason")
+    finally:
+        thread.cancel(request.request_id)
+        thread.stop(_STOP_S)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import psutil
 
-_CGROUP_V2_FILES = ("memory.max", "memory.current")
-_CGROUP_V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+_CGROUP_V2_FILES = ("memory.max", "memory.current", "inactive_file")
+_CGROUP_V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+"""Limit and use; and the line of `memory.stat` with the page cache that the kernel gives up before it runs out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,10 @@ def _usable_cores() -> int:
 
 
 def _cgroup_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """(limit, used) bytes of every control group above this process that has a memory limit."""
+    """(limit, used) bytes of every control group above this process that has a memory limit.
+
+    A file once read counts as used until somebody needs the memory: that much is taken off again.
+    """
     for line in _read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -65,15 +69,24 @@ def _cgroup_limits(root: Path) -> Iterator[tuple[int, int]]:
             yield from _limits_up_from(root / "sys/fs/cgroup/memory", path, _CGROUP_V1_FILES)
 
 
-def _limits_up_from(mount: Path, path: str, names: tuple[str, str]) -> Iterator[tuple[int, int]]:
+def _limits_up_from(mount: Path, path: str, names: tuple[str, str, str]) -> Iterator[tuple[int, int]]:
     """Limits of the group at `path` and of its parents; in a container often only the mount itself exists."""
     group = mount / path.lstrip("/")
     while group.is_relative_to(mount):
-        limit, used = (_read_text(group / name).strip() for name in names)
+        limit, used = (_read_text(group / name).strip() for name in names[:2])
         # Version 2 writes "max" for no limit; version 1 a number near 2**63, which min() makes harmless.
         if limit.isdigit() and used.isdigit():
-            yield int(limit), int(used)
+            yield int(limit), max(int(used) - _stat_value(_read_text(group / "memory.stat"), names[2]), 0)
         group = group.parent
+
+
+def _stat_value(stat: str, key: str) -> int:
+    """Value of the line of that key of a `memory.stat`, or 0."""
+    for line in stat.splitlines():
+        name, _, value = line.partition(" ")
+        if name == key and value.strip().isdigit():
+            return int(value)
+    return 0
 
 
 def _cpuinfo_value(cpuinfo: str, key: str) -> str:

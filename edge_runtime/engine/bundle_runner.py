@@ -13,18 +13,21 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.devices.profile import KVDtype
 from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.request import GenerationRequest
-from edge_runtime.errors import Cancelled, InternalError
-from edge_runtime.model.bundle import CHAT_TEMPLATE, DECODER_GRAPH, TOKENIZER, VISION_GRAPH, Bundle
+from edge_runtime.errors import InternalError
+from edge_runtime.model.bundle import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, Bundle
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import media_parts
-from edge_runtime.model.decoder import Decoder, DecoderInputs
+from edge_runtime.model.decoder import Decoder, DecoderInputs, DecoderStep, PortableDecoder
 from edge_runtime.model.embeddings import TokenEmbeddings
-from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease
+from edge_runtime.model.kv_cache import KVCache
+from edge_runtime.model.manifest import decoder_graph_name
 from edge_runtime.model.positions import RotaryTables, prompt_positions
 from edge_runtime.model.prompt import PromptBuilder, VisionSpan
-from edge_runtime.model.session import Binding, Graph, SessionSettings
+from edge_runtime.model.ragged_decoder import RaggedDecoder
+from edge_runtime.model.session import Graph, SessionSettings
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
 from edge_runtime.vision.encoder import VisionEncoder, VisionFeatures
@@ -36,7 +39,7 @@ from edge_runtime.vision.resize import resize_image
 
 @dataclass(frozen=True, slots=True)
 class RunnerSettings:
-    """How a bundle is run; the memory planner chooses the first three."""
+    """How a bundle is run; the memory planner chooses the first three and the KV dtype."""
 
     max_context: int
     """Longest prompt plus answer, in tokens."""
@@ -46,6 +49,8 @@ class RunnerSettings:
     """Cap on an image, or a video frame, after resizing; None: the bundle's own."""
     session: SessionSettings
     image_limits: ImageLimits
+    kv_dtype: KVDtype = "fp32"
+    """How keys and values are stored: one of `manifest.kv_dtypes`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +79,7 @@ class BundlePrompt:
 
 
 class BundleRunner:
-    """A loaded bundle of the portable flavour: one decoder run per chat and step. Used by one thread at a time."""
+    """A loaded bundle of either flavour. Used by one thread at a time."""
 
     def __init__(self, bundle: Bundle, settings: RunnerSettings) -> None:
         """Load tokenizer, template and graphs. Raises `BundleError`."""
@@ -90,11 +95,10 @@ class BundleRunner:
         self._embeddings = TokenEmbeddings(bundle.path, manifest)
         self._rotary = RotaryTables(manifest.architecture.text)
         self._encoder = VisionEncoder(_load(bundle, VISION_GRAPH, settings), manifest.architecture.vision)
-        decoder_graph = _load(bundle, DECODER_GRAPH, settings)
-        self._decoder = Decoder(decoder_graph, manifest.architecture, settings.max_cache_tokens)
+        self._decoder = _load_decoder(bundle, settings)
 
     @property
-    def kv_cache(self) -> ContiguousKVCache[Binding]:
+    def kv_cache(self) -> KVCache:
         """The cache that leases come from."""
         return self._decoder.kv_cache
 
@@ -115,9 +119,13 @@ class BundleRunner:
         return None if start is None or end is None else (start, end)
 
     def prepare(self, request: GenerationRequest) -> BundlePrompt:
-        """Template, token ids, positions; reads image headers only. Raises `BadImage` or `BadPrompt`."""
+        """Template, token ids, positions; reads image headers only.
+
+        Raises `BadImage`, `BadPrompt`, or `ContextOverflow` for what cannot fit by far.
+        """
         plans = [self._media.plan(part) for part in media_parts(request.messages)]
-        prompt = self._prompts.build(request.messages, [plan.placeholder for plan in plans])
+        placeholders = [plan.placeholder for plan in plans]
+        prompt = self._prompts.build(request.messages, placeholders, self._max_context)
         position_ids, rope_delta = prompt_positions(len(prompt.input_ids), prompt.spans)
         return BundlePrompt(
             input_ids=prompt.input_ids,
@@ -154,25 +162,20 @@ class BundleRunner:
 
     def forward(self, steps: Sequence[Step]) -> list[NDArray[np.float32] | None]:
         """Run the decoder on every step; per step the last token's logits [V]; None where unwanted or cancelled."""
-        return [self._run(step) for step in steps]
+        logits = self._decoder.forward([self._decoder_step(step) for step in steps])
+        for step in steps:
+            _release_features(step.prompt, step.lease.length)
+        return logits
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The exact bytes the tokens stand for (special tokens give none)."""
         return self._tokenizer.detokenize(token_ids)
 
-    def _run(self, step: Step) -> NDArray[np.float32] | None:
-        prompt, lease = step.prompt, step.lease
-        if not isinstance(prompt, BundlePrompt) or not isinstance(lease, ContiguousLease):
-            raise InternalError("a step must hold a prompt and a lease of this runner")
-        start = lease.length
-        try:
-            logits = self._decoder.forward(
-                self._rows(prompt, step.token_ids, start), lease, step.want_logits, step.cancel
-            )
-        except Cancelled:
-            return None
-        _release_features(prompt, lease.length)
-        return logits
+    def _decoder_step(self, step: Step) -> DecoderStep:
+        if not isinstance(step.prompt, BundlePrompt):
+            raise InternalError("a step must hold a prompt of this runner")
+        inputs = self._rows(step.prompt, step.token_ids, step.lease.length)
+        return DecoderStep(inputs, step.lease, step.want_logits, step.cancel)
 
     def _rows(self, prompt: BundlePrompt, token_ids: NDArray[np.int64], start: int) -> DecoderInputs:
         """Decoder inputs of `token_ids` [T], which lie at `start` of the chat's log."""
@@ -204,6 +207,14 @@ def _release_features(prompt: BundlePrompt, length: int) -> None:
     for i, span in enumerate(prompt.spans[: len(prompt.features)]):
         if span.stop <= length:
             prompt.features[i] = None
+
+
+def _load_decoder(bundle: Bundle, settings: RunnerSettings) -> Decoder:
+    manifest = bundle.manifest
+    graph = _load(bundle, decoder_graph_name(manifest.flavour, settings.kv_dtype), settings)
+    if manifest.flavour == "edge":
+        return RaggedDecoder(graph, manifest.architecture, settings.kv_dtype, settings.max_cache_tokens)
+    return PortableDecoder(graph, manifest.architecture, settings.max_cache_tokens)
 
 
 def _load(bundle: Bundle, name: str, settings: RunnerSettings) -> Graph:

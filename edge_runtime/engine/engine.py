@@ -19,6 +19,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,8 @@ class Engine:
             prompt = self._runner.prepare(request)
             self._scheduler.check_length(len(prompt.input_ids), prompt.image_tokens, request.max_tokens)
             switch = ChannelSwitch(self._runner.think_token_ids, self._runner.starts_in_reasoning(prompt))
-            chat = Chat(request, prompt, Transcript(switch, request.stop), submitted_s)
+            # The pictures stay with `prompt` alone, which drops each as soon as it is encoded.
+            chat = Chat(replace(request, messages=()), prompt, Transcript(switch, request.stop), submitted_s)
         self._chats[request.request_id] = chat
         self._scheduler.add(chat)
 

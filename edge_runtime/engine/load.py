@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.devices.planner import MemoryPlan, MemoryRequest, plan_memory
 from edge_runtime.devices.select import ResolvedProfile
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.settings import EngineSettings
+from edge_runtime.errors import BundleError
 from edge_runtime.model.bundle import Bundle, open_bundle
 from edge_runtime.model.footprint import footprint
 from edge_runtime.model.session import SessionSettings, choose_execution_provider
@@ -33,8 +35,18 @@ def load_engine(
 
     Raises `BundleError` if the graphs cannot be loaded.
     """
+    runner = load_runner(bundle, profile, plan, image_limits=image_limits)
+    return Engine(runner, EngineSettings(prefill_chunk=plan.prefill_chunk_tokens, max_running=plan.max_chats))
+
+
+def load_runner(
+    bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan, *, image_limits: ImageLimits | None = None
+) -> BundleRunner:
+    """The model alone, for who puts an engine of their own around it. Raises as `load_engine`."""
     session = SessionSettings(
-        num_threads=profile.threads, execution_provider=choose_execution_provider(profile.execution_providers)
+        num_threads=profile.threads,
+        execution_provider=choose_execution_provider(profile.execution_providers),
+        kernels=_installed_kernels(bundle) if bundle.manifest.flavour == "edge" else None,
     )
     settings = RunnerSettings(
         max_context=plan.context_tokens,
@@ -42,5 +54,16 @@ def load_engine(
         max_pixels=plan.max_pixels,
         session=session,
         image_limits=image_limits or ImageLimits(),
+        kv_dtype=plan.kv_dtype,
     )
-    return Engine(BundleRunner(bundle, settings), EngineSettings(prefill_chunk=plan.prefill_chunk_tokens))
+    return BundleRunner(bundle, settings)
+
+
+def _installed_kernels(bundle: Bundle) -> KernelLibrary:
+    try:
+        return KernelLibrary()
+    except KernelError as error:
+        raise BundleError(
+            f"{bundle.path} is of flavour 'edge', which needs our kernels: {error}; or export the model again with "
+            "--flavour portable"
+        ) from error

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.errors import BundleError
-from edge_runtime.model.manifest import Manifest, load_manifest
+from edge_runtime.model.manifest import Manifest, decoder_graph_name, kv_dtypes, load_manifest
 
 VISION_GRAPH = "vision.onnx"
-DECODER_GRAPH = "decoder.onnx"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 _CHUNK_BYTES = 1 << 20
@@ -56,12 +55,8 @@ def open_bundle(path: Path, *, verify_hashes: bool = False) -> Bundle:
 
 def _check_runnable(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    if manifest.flavour != "portable":
-        raise BundleError(
-            f"{bundle.path} is of flavour {manifest.flavour!r}, this runtime runs 'portable'; "
-            "export with --flavour portable"
-        )
-    wanted = {VISION_GRAPH, DECODER_GRAPH, TOKENIZER, CHAT_TEMPLATE, manifest.embedding.file}
+    wanted = {VISION_GRAPH, TOKENIZER, CHAT_TEMPLATE, manifest.embedding.file}
+    wanted |= {decoder_graph_name(manifest.flavour, dtype) for dtype in kv_dtypes(manifest.flavour)}
     if manifest.embedding.scale_file is not None:
         wanted.add(manifest.embedding.scale_file)
     unlisted = sorted(wanted - set(manifest.files))

@@ -1,23 +1,24 @@
-"""The portable decoder graph behind one class: embeddings in, logits out, keys and values kept in a lease.
+"""The decoder graph behind one interface: embeddings in, logits out, keys and values kept in leases.
 
+`PortableDecoder` runs one chat at a time; the edge flavour's `RaggedDecoder` (ragged_decoder.py) runs all together.
 Knows nothing of token ids, prompts or images: its inputs are the rows docs/bundle.md names.
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BundleError, InternalError
+from edge_runtime.errors import BundleError, Cancelled, InternalError
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease
+from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease, KVCache, KVLease
 from edge_runtime.model.manifest import Architecture
 from edge_runtime.model.session import Array, Binding, Graph
-
-DecoderLease = ContiguousLease[Binding]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,35 +35,65 @@ class DecoderInputs:
     """[T, head_dim / 2]"""
 
 
-class Decoder:
-    """Runs the decoder graph for one chat at a time; hands out the KV cache that its runs write into."""
+@dataclass(frozen=True, slots=True, eq=False)
+class DecoderStep:
+    """One chat's part of a run."""
+
+    inputs: DecoderInputs
+    lease: KVLease
+    """Where its T tokens are appended."""
+    want_logits: bool
+    cancel: CancelToken
+
+
+class Decoder(Protocol):
+    """A loaded decoder graph and the KV cache its runs write into."""
+
+    @property
+    def kv_cache(self) -> KVCache:
+        """The cache that leases come from."""
+
+    def forward(self, steps: Sequence[DecoderStep]) -> list[NDArray[np.float32] | None]:
+        """Append the tokens of every step to its lease; per step the logits [V] after the last one.
+
+        None where they are not wanted, and where the step was cancelled: its lease then has its old length.
+        """
+
+
+class PortableDecoder:
+    """Runs a graph of flavour `portable`, chat after chat."""
 
     def __init__(self, graph: Graph, architecture: Architecture, max_cache_tokens: int) -> None:
         """Raises `BundleError` if the graph does not have the inputs of docs/bundle.md."""
         self._graph = graph
         self._text = architecture.text
         self._num_taps = len(architecture.vision.deepstack_layers)
-        self.kv_cache: ContiguousKVCache[Binding] = ContiguousKVCache(max_cache_tokens, self._allocate)
-        expected = {"inputs_embeds", "rope_cos", "rope_sin", "seqlens_k", "total_sequence_length", "logits_rows"}
-        expected |= {name for name, _ in self._cache_names()} | ({"deepstack"} if self._num_taps else set())
-        if set(graph.inputs) != expected:
-            odd = sorted(set(graph.inputs) ^ expected)
-            raise BundleError(
-                f"decoder.onnx does not have the inputs of this release (differs in {odd}); export it again"
-            )
+        self._kv_cache: ContiguousKVCache[Binding] = ContiguousKVCache(max_cache_tokens, self._allocate)
+        names = {"inputs_embeds", "rope_cos", "rope_sin", "seqlens_k", "total_sequence_length", "logits_rows"}
+        names |= {name for name, _ in self._cache_names()} | ({"deepstack"} if self._num_taps else set())
+        check_inputs(graph, names)
 
-    def forward(
-        self, rows: DecoderInputs, lease: DecoderLease, want_logits: bool, cancel: CancelToken
-    ) -> NDArray[np.float32] | None:
-        """Append the T tokens of `rows` to `lease`; the logits [V] after the last one, if wanted.
+    @property
+    def kv_cache(self) -> ContiguousKVCache[Binding]:
+        """The cache that leases come from."""
+        return self._kv_cache
 
-        Raises `Cancelled`; the lease then still has its old length.
+    def forward(self, steps: Sequence[DecoderStep]) -> list[NDArray[np.float32] | None]:
+        """Append the tokens of every step to its lease; per step the logits [V] after the last one.
+
+        None where they are not wanted, and where the step was cancelled: its lease then has its old length.
         """
+        return [self._run(step) for step in steps]
+
+    def _run(self, step: DecoderStep) -> NDArray[np.float32] | None:
+        rows, lease = step.inputs, step.lease
+        if not isinstance(lease, ContiguousLease):
+            raise InternalError(f"a {type(lease).__name__} is not a lease of this decoder's cache")
         num_tokens = len(rows.inputs_embeds)
         total = lease.length + num_tokens
         if total > lease.capacity:
             raise InternalError(f"{total} tokens in a KV lease of {lease.capacity}")
-        logits_rows = np.array([num_tokens - 1] if want_logits else [], dtype=np.int64)
+        logits_rows = np.array([num_tokens - 1] if step.want_logits else [], dtype=np.int64)
         logits = np.empty((len(logits_rows), self._text.vocab_size), dtype=np.float32)
         inputs: dict[str, Array] = {
             "inputs_embeds": rows.inputs_embeds,
@@ -74,9 +105,12 @@ class Decoder:
         }
         if self._num_taps:
             inputs["deepstack"] = rows.deepstack
-        lease.buffers.run(inputs, {"logits": logits}, cancel)
+        try:
+            lease.buffers.run(inputs, {"logits": logits}, step.cancel)
+        except Cancelled:
+            return None
         lease.extend(num_tokens)
-        return logits[0] if want_logits else None
+        return logits[0] if step.want_logits else None
 
     def _allocate(self, num_tokens: int) -> Binding:
         """Keys and values of one chat: anonymous pages, which take memory only once a token is written to them."""
@@ -91,3 +125,12 @@ class Decoder:
         """Graph names (past, present) of every cache buffer."""
         layers = range(self._text.num_layers)
         return [(f"past_{kind}.{i}", f"present_{kind}.{i}") for i in layers for kind in ("key", "value")]
+
+
+def check_inputs(graph: Graph, names: set[str]) -> None:
+    """Raise `BundleError` unless `graph` has just the inputs `names`."""
+    odd = sorted(set(graph.inputs) ^ names)
+    if odd:
+        raise BundleError(
+            f"{graph.name} does not have the inputs of this release (differs in {odd}); export the bundle again"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from edge_runtime.errors import BundleError
 from edge_runtime.model.manifest import EmbeddingTable, Manifest
 
 _INT8_ZERO_POINT = 128
+_GROUP = 16
+"""Rows side by side in the layout "packed"."""
 
 
 class TokenEmbeddings:
@@ -29,10 +32,17 @@ class TokenEmbeddings:
         elif self._format.weights == "int8":
             if self._table.scale_file is None or self._table.scale_offset is None or not self._format.block_size:
                 raise BundleError(f"{folder}: an int8 embedding table needs scales and a block size; export it again")
-            self._rows = _map(data, np.dtype("u1"), self._table.data_offset, self._shape)
-            scales_shape = (text.vocab_size, -(-text.hidden_size // self._format.block_size))
+            block = self._format.block_size
             scales = folder / self._table.scale_file
-            self._scales = _map(scales, np.dtype("<f4"), self._table.scale_offset, scales_shape)
+            blocks = -(-text.hidden_size // block)
+            if self._table.layout == "rows":
+                self._rows = _map(data, np.dtype("u1"), self._table.data_offset, self._shape)
+                self._scales = _map(scales, np.dtype("<f4"), self._table.scale_offset, (text.vocab_size, blocks))
+            else:  # four inputs of one row side by side, then those of the next: gathered as words
+                groups = -(-text.vocab_size // _GROUP)
+                words = (groups, blocks * block // 4, _GROUP)
+                self._rows = _map(data, np.dtype("<u4"), self._table.data_offset, words)
+                self._scales = _map(scales, np.dtype("<f2"), self._table.scale_offset, (groups, blocks, _GROUP))
         else:
             raise BundleError(
                 f"{folder}: an {self._format.weights} embedding table is not supported; export with an int8 or fp32 one"
@@ -40,16 +50,22 @@ class TokenEmbeddings:
 
     def lookup(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embedding rows [T, D] of `token_ids` [T]: a fresh float32 array."""
-        rows = self._rows[token_ids]
-        if self._scales is None:
-            return np.array(rows, dtype=np.float32)
-        block = self._format.block_size or self._shape[1]
-        scales = np.repeat(self._scales[token_ids], block, axis=1)[:, : self._shape[1]]
-        return np.asarray((rows.astype(np.float32) - _INT8_ZERO_POINT) * scales, dtype=np.float32)
+        rows, scales = self._rows, self._scales
+        if scales is None:
+            return np.array(rows[token_ids], dtype=np.float32)
+        width, block = self._shape[1], self._format.block_size or self._shape[1]
+        if self._table.layout == "rows":
+            rows, scales = rows[token_ids], scales[token_ids]
+        else:
+            group, column = np.divmod(token_ids, _GROUP)
+            rows = rows[group, :, column].view(np.uint8)  # [T, D in whole blocks]
+            scales = scales[group, :, column]
+        factors = np.repeat(scales.astype(np.float32), block, axis=1)[:, :width]
+        return np.asarray((rows[:, :width].astype(np.float32) - _INT8_ZERO_POINT) * factors, dtype=np.float32)
 
 
-def _map(path: Path, dtype: np.dtype, offset: int, shape: tuple[int, int]) -> np.ndarray:
-    needed = offset + shape[0] * shape[1] * dtype.itemsize
+def _map(path: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    needed = offset + math.prod(shape) * dtype.itemsize
     size = path.stat().st_size
     if size < needed:
         raise BundleError(

@@ -1,7 +1,7 @@
 """Keys and values of the chats in flight. Knows nothing of tokens, prompts or scheduling.
 
 `KVCache` and `KVLease` are the interface the engine sees; `ContiguousKVCache` is the portable flavour's: one
-buffer per chat and layer, past and present the same memory. A paged one joins later behind the same two names.
+buffer per chat and layer, past and present the same memory. The edge flavour's is in paged_kv_cache.py.
 """
 
 from __future__ import annotations
@@ -47,16 +47,14 @@ class KVCache(Protocol):
         """Room for `num_tokens`, or None while other chats hold too much of it."""
 
 
-class ContiguousLease(Generic[Buffers]):
-    """One chat's own buffers, each as long as its capacity. `buffers` is whatever the cache was told to allocate."""
+class CountedLease:
+    """What all leases have: a capacity, and a length that runs extend and truncation cuts."""
 
-    __slots__ = ("_buffers", "_cache", "_capacity", "_length")
+    __slots__ = ("_capacity", "_length")
 
-    def __init__(self, cache: ContiguousKVCache[Buffers], capacity: int, buffers: Buffers) -> None:
-        self._cache = cache
+    def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._length = 0
-        self._buffers: Buffers | None = buffers
 
     @property
     def capacity(self) -> int:
@@ -67,13 +65,6 @@ class ContiguousLease(Generic[Buffers]):
     def length(self) -> int:
         """Tokens that are in."""
         return self._length
-
-    @property
-    def buffers(self) -> Buffers:
-        """The memory. Raises `InternalError` after `free`."""
-        if self._buffers is None:
-            raise InternalError("a freed KV lease was used")
-        return self._buffers
 
     def extend(self, num_tokens: int) -> None:
         """Count `num_tokens` more as in. Raises `InternalError` past the capacity."""
@@ -86,6 +77,24 @@ class ContiguousLease(Generic[Buffers]):
         if not 0 <= length <= self._length:
             raise InternalError(f"a KV lease of {self._length} tokens cannot be cut to {length}")
         self._length = length
+
+
+class ContiguousLease(CountedLease, Generic[Buffers]):
+    """One chat's own buffers, each as long as its capacity. `buffers` is whatever the cache was told to allocate."""
+
+    __slots__ = ("_buffers", "_cache")
+
+    def __init__(self, cache: ContiguousKVCache[Buffers], capacity: int, buffers: Buffers) -> None:
+        super().__init__(capacity)
+        self._cache = cache
+        self._buffers: Buffers | None = buffers
+
+    @property
+    def buffers(self) -> Buffers:
+        """The memory. Raises `InternalError` after `free`."""
+        if self._buffers is None:
+            raise InternalError("a freed KV lease was used")
+        return self._buffers
 
     def free(self) -> None:
         """Give the room back. Idempotent; the lease is dead afterwards."""

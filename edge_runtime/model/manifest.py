@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import BundleError
 
 FORMAT_VERSION = 1
@@ -19,6 +20,7 @@ MANIFEST_NAME = "manifest.json"
 
 Flavour = Literal["portable", "edge"]
 WeightFormat = Literal["int4", "int8", "fp32"]
+TableLayout = Literal["rows", "packed"]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -106,11 +108,13 @@ class TensorError(_Record, frozen=True, kw_only=True):
 class EmbeddingTable(_Record, frozen=True, kw_only=True):
     """Where the token embedding rows lie: a raw little-endian file the runtime maps and indexes with numpy.
 
-    fp32: `data` holds float32 [vocab, hidden]. int8: uint8 [vocab, hidden] at `data_offset`, zero point 128, and
-    float32 scales [vocab, hidden / block_size] at `scale_offset` of `scale_file`; value = (q - 128) * scale.
-    A tied int8 head shares this very data with the decoder graph's LM head.
+    fp32: `data` holds float32 [vocab, hidden]. int8: uint8 at `data_offset`, zero point 128, and scales at
+    `scale_offset` of `scale_file`; value = (q - 128) * scale. In the layout "rows" that is uint8 [vocab, hidden] and
+    float32 [vocab, hidden / block_size]; in "packed" the layout of `edge.Linear` (docs/bundle.md), of which row r is
+    column r % 16 of group r / 16. A tied int8 head shares this very data with the decoder graph's LM head.
     """
 
+    layout: TableLayout = "rows"
     file: str
     data_offset: int
     scale_file: str | None
@@ -200,6 +204,16 @@ class Manifest(_Record, frozen=True, kw_only=True):
     exporter_version: str
     tensor_errors: tuple[TensorError, ...]
     parity: ParityReport | None = None
+
+
+def kv_dtypes(flavour: Flavour) -> tuple[KVDtype, ...]:
+    """How the decoder graphs of a bundle can store keys and values: one graph for each."""
+    return ("fp32",) if flavour == "portable" else ("fp32", "fp16", "int8")
+
+
+def decoder_graph_name(flavour: Flavour, kv_dtype: KVDtype) -> str:
+    """The bundle's file with the decoder graph that stores keys and values as `kv_dtype`."""
+    return "decoder.onnx" if flavour == "portable" else f"decoder.{kv_dtype}.onnx"
 
 
 def load_manifest(bundle: Path) -> Manifest:

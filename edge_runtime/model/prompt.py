@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BadPrompt
+from edge_runtime.errors import BadPrompt, ContextOverflow
 from edge_runtime.model.conversation import Message, TextPart
 from edge_runtime.model.manifest import SpecialTokens
 from edge_runtime.model.template import ChatTemplate
@@ -43,6 +43,11 @@ class Placeholder:
     grids: tuple[TokenGrid, ...]
     timestamps_s: tuple[float, ...]
     """One per grid of a video; empty for an image."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Placeholder tokens in the prompt."""
+        return sum(grid.num_tokens for grid in self.grids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +90,19 @@ class PromptBuilder:
         self._marker = re.compile("|".join(map(re.escape, (wrapped_video, self._video_pad, self._image_pad))))
         self._think = None if special.think_start is None else tokenizer.token_text(special.think_start)
 
-    def build(self, messages: Sequence[Message], media: Sequence[Placeholder]) -> TokenizedPrompt:
-        """Token ids of `messages`, whose images and videos take up `media`, in order. Raises `BadPrompt`."""
+    def build(
+        self, messages: Sequence[Message], media: Sequence[Placeholder], max_context: int | None = None
+    ) -> TokenizedPrompt:
+        """Token ids of `messages`, whose images and videos take up `media`, in order.
+
+        Raises `BadPrompt`, and `ContextOverflow` for what is far beyond `max_context` tokens before any work is spent
+        on it; a prompt a little too long is for the caller to notice.
+        """
+        num_media = sum(placeholder.num_tokens for placeholder in media)
+        _refuse_overflow(num_media, "images and videos", max_context)
         self._refuse_placeholders(messages)
         text = self._template.render(messages)
+        _refuse_overflow(self._tokenizer.min_tokens(text), "text", max_context)
         ids = self._tokenizer.encode(self._expand(text, media))
         grids = [grid for placeholder in media for grid in placeholder.grids]
         is_pad = (ids == self._special.image_pad) | (ids == self._special.video_pad)
@@ -126,3 +140,11 @@ class PromptBuilder:
             return self._image_pad
         frame = f"{self._vision_start}{self._video_pad}{self._vision_end}"
         return "".join(f"<{time:.1f} seconds>{frame}" for time in placeholder.timestamps_s)
+
+
+def _refuse_overflow(num_tokens: int, what: str, max_context: int | None) -> None:
+    if max_context is not None and num_tokens >= max_context:
+        raise ContextOverflow(
+            f"the {what} alone take at least {num_tokens} tokens, and the context is {max_context} for prompt and "
+            "answer; send less text, fewer images, or a lower max_pixels"
+        )

@@ -5,6 +5,7 @@ Knows nothing of what the graphs compute. Weights are mapped from the graph's ex
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from edge_kernels.library import KernelLibrary
 from edge_runtime.errors import BundleError, Cancelled, InternalError
 from edge_runtime.model.cancellation import CancelToken
 
 ExecutionProvider = Literal["cpu"]
 Array = NDArray[Any]
+
+_log = logging.getLogger(__name__)
 
 _PROVIDERS: Mapping[ExecutionProvider, str] = {"cpu": "CPUExecutionProvider"}
 _ERRORS = (
@@ -47,16 +51,23 @@ class SessionSettings:
     """Idle worker threads wait by spinning: faster small operators, at the price of a busy core between them."""
     keep_arena: bool = False
     """Keep freed run memory for the next run. Off, memory falls back after a large image, at a small cost in speed."""
+    kernels: KernelLibrary | None = None
+    """Our own operators: bundles of flavour "edge" need them, others do not."""
+    isa: str = "auto"
+    """The instruction set those run on: a name from `KernelLibrary.instruction_sets`, or "auto" for the best one."""
 
 
 def choose_execution_provider(preferred: Sequence[str]) -> ExecutionProvider:
-    """The provider of a profile's list that this release runs: "cpu" so far, the others are passed over.
+    """The first provider of a profile's list that this release runs, "cpu" so far; logs which, and each passed over.
 
     Raises `BundleError` where none is.
     """
-    for name in _PROVIDERS:
-        if name in preferred:
-            return name
+    for wanted in preferred:
+        for name in _PROVIDERS:
+            if name == wanted:
+                _log.info("graphs run on the execution provider %r", name)
+                return name
+        _log.warning("execution provider %r is passed over: this release does not run it yet", wanted)
     raise BundleError(f"no execution provider of {', '.join(preferred)} is supported; add 'cpu' to the device profile")
 
 
@@ -84,7 +95,7 @@ class Graph:
             self.session = ort.InferenceSession(str(path), _session_options(settings), providers=[provider])
         except _ERRORS as error:
             raise BundleError(f"{path} cannot be loaded: {error}; export the bundle again") from error
-        self._name = path.name
+        self.name = path.name
         self.inputs = {node.name: _spec(node) for node in self.session.get_inputs()}
         self.outputs = {node.name: _spec(node) for node in self.session.get_outputs()}
 
@@ -98,28 +109,32 @@ class Graph:
                 raise self.translated(error, cancel) from error
         return dict(zip(self.outputs, values, strict=True))
 
-    def bind(self, shared: Sequence[tuple[str, str, Array]]) -> Binding:
-        """A binding in which each (input, output, array) of `shared` is one memory, updated in place by every run."""
+    def bind(self, shared: Sequence[tuple[str, str | None, Array]]) -> Binding:
+        """A binding in which each (input, output, array) of `shared` is one memory, updated in place by every run.
+
+        `output` is None where an operator writes into its input.
+        """
         return Binding(self, shared)
 
     def translated(self, error: Exception, cancel: CancelToken) -> Exception:
         """What an ONNX Runtime error during a run means to our caller."""
         if cancel.cancelled:
             return Cancelled("the request was cancelled during a graph run")
-        return InternalError(f"ONNX Runtime failed in {self._name}: {error}")
+        return InternalError(f"ONNX Runtime failed in {self.name}: {error}")
 
 
 class Binding:
     """Buffers bound to a graph once and reused run after run, without a copy. Keeps the arrays alive."""
 
-    def __init__(self, graph: Graph, shared: Sequence[tuple[str, str, Array]]) -> None:
+    def __init__(self, graph: Graph, shared: Sequence[tuple[str, str | None, Array]]) -> None:
         self._graph = graph
         self._io = graph.session.io_binding()
         self._arrays = [array for _, _, array in shared]  # ONNX Runtime 1.23 keeps a pointer, but no reference
         for input_name, output_name, array in shared:
             value = ort.OrtValue.ortvalue_from_numpy(array)  # the array's own memory
             self._io.bind_ortvalue_input(input_name, value)
-            self._io.bind_ortvalue_output(output_name, value)
+            if output_name is not None:
+                self._io.bind_ortvalue_output(output_name, value)
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], cancel: CancelToken) -> None:
         """Run on `inputs` and write into the contiguous arrays `outputs` and the shared ones.
@@ -161,4 +176,6 @@ def _session_options(settings: SessionSettings) -> ort.SessionOptions:
     options.enable_cpu_mem_arena = settings.keep_arena
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
+    if settings.kernels is not None:
+        settings.kernels.use_in(options, settings.isa)
     return options

@@ -24,17 +24,29 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._bytes = _token_bytes(self._tokenizer, path)
+        self._longest = _longest_token(self._tokenizer, self._bytes)
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Token ids [T] of `text`; strings of special tokens become those tokens.
 
         Raises `BadPrompt` for text that is not valid Unicode (lone surrogates).
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise BadPrompt(f"the text is not valid Unicode: {error}; remove lone surrogates") from error
-        return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
+        _utf8(text)
+        # A batch of one: unlike `encode`, it lets other threads run meanwhile (tokenizers 0.22).
+        (encoding,) = self._tokenizer.encode_batch([text])
+        return np.array(encoding.ids, dtype=np.int64)
+
+    def min_tokens(self, text: str) -> int:
+        """A lower bound on the number of tokens of `text`: none stands for more bytes than the longest there is.
+
+        Costs next to nothing, so that a text of megabytes is refused without being tokenized. Raises as `encode`.
+        """
+        num_bytes = len(_utf8(text))
+        if self._longest is None:
+            return 0
+        if self._tokenizer.normalizer is not None:  # it may shorten the text first
+            num_bytes = len(self._tokenizer.normalizer.normalize_str(text).encode("utf-8"))
+        return -(-num_bytes // self._longest)
 
     def token_text(self, token_id: int) -> str:
         """The literal string of a token, such as `<|image_pad|>`. Raises `BundleError` for an id that has none."""
@@ -68,6 +80,21 @@ def _token_bytes(tokenizer: _Tokenizer, path: Path) -> list[bytes]:
                 f"{path}: token {token_id} {token!r} is not byte-level BPE, the only kind this runtime reads"
             ) from error
     return table
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadPrompt(f"the text is not valid Unicode: {error}; remove lone surrogates") from error
+
+
+def _longest_token(tokenizer: _Tokenizer, table: list[bytes]) -> int | None:
+    """Bytes of the longest token, the strings of special tokens included; None where a token may swallow spaces."""
+    added = tokenizer.get_added_tokens_decoder().values()
+    if any(token.lstrip or token.rstrip for token in added):
+        return None
+    return max([1, *map(len, table), *(len(token.content.encode("utf-8")) for token in added)])
 
 
 def _byte_of_char() -> dict[str, int]:

@@ -11,7 +11,7 @@ import socket
 import stat
 from pathlib import Path
 
-from edge_runtime.errors import AddressInUse, BadParameter
+from edge_runtime.errors import AddressInUse, BadParameter, ServerError
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5633"
 
@@ -53,7 +53,8 @@ def refuse_live_ipc(address: str) -> None:
     """Raise `AddressInUse` if a server answers at an `ipc://` path.
 
     Needed because libzmq deletes whatever socket file it finds before it binds, also that of a living server.
-    Raises `BadParameter` where the path is taken by something that is not a socket, which must not be deleted.
+    Raises `ServerError` where that cannot be asked, and `BadParameter` where the path is taken by something that is
+    not a socket, which must not be deleted.
     """
     name = address.removeprefix("ipc://")
     if not name.startswith("@"):
@@ -68,6 +69,10 @@ def refuse_live_ipc(address: str) -> None:
             probe.connect(name.replace("@", "\0", 1) if name.startswith("@") else name)
         except (ConnectionRefusedError, FileNotFoundError):
             return
+        except PermissionError as error:
+            raise ServerError(
+                f"{address} belongs to another user ({error.strerror}); choose another --bind address"
+            ) from error
         except BlockingIOError:
             pass  # its backlog is full: somebody listens
     raise AddressInUse(f"another server already listens at {address}; stop it, or choose another --bind address")

@@ -13,13 +13,13 @@ import weakref
 from collections.abc import AsyncIterator, Sequence
 
 from edge_runtime.engine.events import Delta, Failed, Finished
-from edge_runtime.engine.request import GenerationRequest, SamplingParams
+from edge_runtime.engine.request import SamplingParams
 from edge_runtime.errors import Cancelled
 from edge_runtime.model.conversation import Message
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import DEFAULT_ADDRESS
 from edge_runtime.serving.client_core import Reply, Timeouts
-from edge_runtime.serving.conversion import request_to_wire
+from edge_runtime.serving.conversion import request_frames
 from edge_runtime.serving.images import ImageSource, question
 from edge_runtime.serving.link import Link
 
@@ -118,17 +118,10 @@ class AsyncClient:
 
         Raises `BadParameter` or `BadImage` for what can be seen here; the stream raises everything else.
         """
-        request = GenerationRequest(
-            request_id=str(next(self._numbers)),
-            messages=tuple(messages),
-            sampling=sampling or SamplingParams(),
-            max_tokens=max_tokens,
-            stop=tuple(stop),
-            num_logprobs=num_logprobs,
-        )
-        header, frames = request_to_wire(request)
-        stream = AsyncStream(self, self._link, request.request_id)
-        self._link.start(request.request_id, [wire.encode(header), *frames], stream.deliver)
+        request_id = str(next(self._numbers))
+        frames = request_frames(request_id, messages, sampling, max_tokens, stop, num_logprobs)
+        stream = AsyncStream(self, self._link, request_id)
+        self._link.start(request_id, frames, stream.deliver)
         return stream
 
     async def ask(

@@ -30,10 +30,11 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
     """
     if header.protocol != wire.PROTOCOL_VERSION:
         raise ProtocolError(f"protocol version {header.protocol} is not served, only {wire.PROTOCOL_VERSION}")
+    pictures = _Pictures(frames)
     sampling = {name: getattr(header, name) for name in SamplingParams.__dataclass_fields__}
     return GenerationRequest(
         request_id=header.id,
-        messages=tuple(_message_from_wire(message, frames) for message in header.messages),
+        messages=tuple(_message_from_wire(message, pictures) for message in header.messages),
         sampling=SamplingParams(**sampling),
         max_tokens=header.max_tokens,
         stop=header.stop,
@@ -41,42 +42,72 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
     )
 
 
-def _message_from_wire(message: wire.ChatMessage, frames: Sequence[memoryview]) -> Message:
+def _message_from_wire(message: wire.ChatMessage, pictures: _Pictures) -> Message:
     if message.role not in _ROLES:
         raise errors.BadPrompt(f"role {message.role!r} is unknown; wanted one of {', '.join(_ROLES)}")
-    return Message(message.role, tuple(_part_from_wire(part, frames) for part in message.content))
+    return Message(message.role, tuple(_part_from_wire(part, pictures) for part in message.content))
 
 
-def _part_from_wire(part: wire.Text | wire.Image | wire.Video, frames: Sequence[memoryview]) -> Part:
+def _part_from_wire(part: wire.Text | wire.Image | wire.Video, pictures: _Pictures) -> Part:
     if isinstance(part, wire.Text):
         return TextPart(part.text)
     if isinstance(part, wire.Image):
-        return ImagePart(_picture_from_wire(part.frame, frames), part.min_pixels, part.max_pixels)
+        return ImagePart(pictures.get(part.frame), part.min_pixels, part.max_pixels)
     times = part.timestamps_s
     if not times or len(part.frames) != len(times):
         raise BadImage(f"a video has {len(part.frames)} frames and {len(times)} timestamps; it needs one for each")
     if not all(math.isfinite(time) and time >= 0 for time in times) or list(times) != sorted(times):
         raise BadImage("video timestamps must be seconds from 0 up, and never go back")
-    return VideoPart(tuple(_picture_from_wire(frame, frames) for frame in part.frames), times)
+    return VideoPart(tuple(pictures.get(frame) for frame in part.frames), times)
 
 
-def _picture_from_wire(frame: wire.Frame, frames: Sequence[memoryview]) -> bytes | NDArray[np.uint8]:
-    if frame.index >= len(frames):
-        raise ProtocolError(f"a part refers to binary frame {frame.index}, but the message has {len(frames)}")
-    data = frames[frame.index]
-    if frame.width is None and frame.height is None:
-        return bytes(data)
-    if frame.width is None or frame.height is None:
-        raise ProtocolError("a raw picture needs both width and height")
-    wanted = frame.height * frame.width * 3
-    if data.nbytes != wanted:
-        raise BadImage(
-            f"a raw {frame.width} x {frame.height} RGB picture is {wanted} bytes, but its frame has {data.nbytes}"
-        )
-    return np.frombuffer(data, np.uint8).reshape(frame.height, frame.width, 3)
+class _Pictures:
+    """The binary frames of one message as pictures; however many parts use an encoded one, it is copied once."""
+
+    def __init__(self, frames: Sequence[memoryview]) -> None:
+        self._frames = frames
+        self._encoded: dict[int, bytes] = {}
+
+    def get(self, frame: wire.Frame) -> bytes | NDArray[np.uint8]:
+        if frame.index >= len(self._frames):
+            raise ProtocolError(f"a part refers to binary frame {frame.index}, but the message has {len(self._frames)}")
+        data = self._frames[frame.index]
+        if frame.width is None and frame.height is None:
+            if frame.index not in self._encoded:
+                self._encoded[frame.index] = bytes(data)
+            return self._encoded[frame.index]
+        if frame.width is None or frame.height is None:
+            raise ProtocolError("a raw picture needs both width and height")
+        wanted = frame.height * frame.width * 3
+        if data.nbytes != wanted:
+            raise BadImage(
+                f"a raw {frame.width} x {frame.height} RGB picture is {wanted} bytes, but its frame has {data.nbytes}"
+            )
+        return np.frombuffer(data, np.uint8).reshape(frame.height, frame.width, 3)
 
 
 # ---- requests: engine -> wire ----------------------------------------------------------------------------------
+
+
+def request_frames(
+    request_id: str,
+    messages: Sequence[Message],
+    sampling: SamplingParams | None,
+    max_tokens: int,
+    stop: Sequence[str],
+    num_logprobs: int | None,
+) -> list[bytes]:
+    """The whole message of a client that asks for an answer. Raises `BadParameter` or `BadImage`."""
+    request = GenerationRequest(
+        request_id=request_id,
+        messages=tuple(messages),
+        sampling=sampling or SamplingParams(),
+        max_tokens=max_tokens,
+        stop=tuple(stop),
+        num_logprobs=num_logprobs,
+    )
+    header, frames = request_to_wire(request)
+    return [wire.encode(header), *frames]
 
 
 def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[bytes]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge_runtime.errors import ProtocolError
-from edge_runtime.serving.messages import Limits
+from edge_runtime.serving.messages import Generate, Limits, Video
 
 MIB = 2**20
 
@@ -16,6 +16,8 @@ DEFAULT_LIMITS = Limits(
     max_header_bytes=4 * MIB,
     max_in_flight=64,
     max_in_flight_per_client=16,
+    max_parts=4096,  # a chat of many turns; no model has room for so many pictures
+    max_in_flight_bytes=512 * MIB,  # one largest message, or twenty raw 4K screenshots
 )
 
 
@@ -32,3 +34,16 @@ def check_frames(frames: Sequence[memoryview], limits: Limits) -> None:
         raise ProtocolError(f"a binary frame has {max(binary)} bytes; at most {limits.max_frame_bytes} are taken")
     if sum(binary) > limits.max_message_bytes:
         raise ProtocolError(f"the message has {sum(binary)} bytes; at most {limits.max_message_bytes} are taken")
+
+
+def check_parts(message: Generate, limits: Limits) -> None:
+    """Raise `ProtocolError` if a chat has more messages, parts and video frames than allowed.
+
+    A part may use a frame that others use too, so the number of frames does not bound the work.
+    """
+    parts = [part for chat_message in message.messages for part in chat_message.content]
+    count = len(message.messages) + len(parts) + sum(len(part.frames) for part in parts if isinstance(part, Video))
+    if count > limits.max_parts:
+        raise ProtocolError(
+            f"the chat has {count} messages, parts and video frames; at most {limits.max_parts} are taken"
+        )

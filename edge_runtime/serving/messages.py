@@ -193,6 +193,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_header_bytes: int
     max_in_flight: int
     max_in_flight_per_client: int
+    max_parts: int = 4096
+    max_in_flight_bytes: int = 512 * 2**20
 
 
 class InfoReply(_Message, frozen=True, tag="info_reply"):

@@ -21,7 +21,7 @@ from edge_runtime.serving import messages as wire
 from edge_runtime.serving.conversion import failure_to_wire, request_from_wire
 from edge_runtime.serving.delivery import Delivery, Tally
 from edge_runtime.serving.engine_thread import Engine, EngineThread
-from edge_runtime.serving.limits import check_frames
+from edge_runtime.serving.limits import check_frames, check_parts
 from edge_runtime.serving.router import Router
 from edge_runtime.serving.sessions import Session, SessionTable
 from edge_runtime.serving.settings import ModelInfo, ServerSettings
@@ -146,18 +146,26 @@ class Server:
         """Put a request into the queue, or raise why not."""
         if self._num_stops:
             raise ShuttingDown(_SHUTTING_DOWN)
-        self._check_room(self._sessions.find(identity), message.id)
+        num_bytes = sum(frame.nbytes for frame in frames)
+        self._check_room(self._sessions.find(identity), message.id, num_bytes)
+        check_parts(message, self._settings.limits)
         generation = request_from_wire(message, frames)
         session = self._sessions.open(identity, time.monotonic())
-        request = self._sessions.add(session, message.id)
+        request = self._sessions.add(session, message.id, num_bytes)
         self.tally.accepted += 1
         self._engine.submit(replace(generation, request_id=request.engine_id))
         self._delivery.post(identity, wire.Accepted(id=message.id, client_timeout_s=self._settings.client_timeout_s))
 
-    def _check_room(self, session: Session | None, client_id: str) -> None:
+    def _check_room(self, session: Session | None, client_id: str, num_bytes: int) -> None:
         limits = self._settings.limits
         if self._sessions.num_in_flight >= limits.max_in_flight:
             raise Overloaded(f"the server has {self._sessions.num_in_flight} requests in flight and takes no more")
+        in_flight_bytes = self._sessions.bytes_in_flight
+        if num_bytes and in_flight_bytes and in_flight_bytes + num_bytes > limits.max_in_flight_bytes:
+            raise Overloaded(
+                f"the server holds {in_flight_bytes} bytes of pictures and takes no more than "
+                f"{limits.max_in_flight_bytes}; try again later"
+            )
         if session is None:
             return
         if client_id in session.in_flight:

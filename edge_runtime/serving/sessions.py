@@ -30,6 +30,8 @@ class InFlight:
     engine_id: str
     client_id: str
     session: Session
+    num_bytes: int = 0
+    """Size of its binary frames."""
     reason: EdgeError | None = None
     """Why the server itself cancelled it; told to the client in place of the engine's bare "cancelled"."""
 
@@ -46,6 +48,11 @@ class SessionTable:
     def num_in_flight(self) -> int:
         """Requests in flight, those of lost clients included until the engine has let go of them."""
         return len(self._requests)
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Binary frames of the requests in flight, also those that the engine has already done with."""
+        return sum(request.num_bytes for request in self._requests.values())
 
     def sessions(self) -> list[Session]:
         """A snapshot of the live sessions."""
@@ -66,9 +73,9 @@ class SessionTable:
             session = self._sessions[identity] = Session(identity, now_s)
         return session
 
-    def add(self, session: Session, client_id: str) -> InFlight:
-        """Enter a request under a new engine id."""
-        request = InFlight(f"r{next(self._numbers)}", client_id, session)
+    def add(self, session: Session, client_id: str, num_bytes: int) -> InFlight:
+        """Enter a request with so many bytes of binary frames under a new engine id."""
+        request = InFlight(f"r{next(self._numbers)}", client_id, session, num_bytes)
         session.in_flight[client_id] = request
         self._requests[request.engine_id] = request
         return request

@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 
-from edge_export.errors import DiskFull, OutputExists
+from edge_export.errors import DiskFull, OptionError, OutputExists
 from edge_export.tensor_file import HashedFile
 from edge_runtime.model.manifest import MANIFEST_NAME, FileEntry, Manifest, save_manifest
 
@@ -22,7 +24,8 @@ from edge_runtime.model.manifest import MANIFEST_NAME, FileEntry, Manifest, save
 class BundleWriter:
     """A bundle under construction in `folder`. Leaving the `with` block without `commit` removes it.
 
-    Raises `OutputExists` if OUT is there and may not be replaced, `DiskFull` if there is not room for `needed_bytes`.
+    Raises `OutputExists` if OUT is there and may not be replaced, `DiskFull` if there is not room for `needed_bytes`,
+    `OptionError` where nothing can be written.
     """
 
     def __init__(self, out: Path, *, force: bool, needed_bytes: int) -> None:
@@ -30,11 +33,12 @@ class BundleWriter:
         self.folder = self.out.with_name(f"{out.name}.partial-{os.getpid()}")
         self._replaced = self.out.with_name(f"{out.name}.old-{os.getpid()}")
         self._files: list[HashedFile] = []
-        _remove_leftovers(self.out)
-        _check_out(self.out, force=force)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(self.out.parent, needed_bytes)
-        self.folder.mkdir()
+        with _translated(self.out):
+            _remove_leftovers(self.out)
+            _check_out(self.out, force=force)
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            _check_room(self.out.parent, needed_bytes)
+            self.folder.mkdir()
 
     def __enter__(self) -> BundleWriter:
         return self
@@ -73,15 +77,25 @@ class BundleWriter:
 
     def commit(self) -> None:
         """Put the bundle in its place; an older one gives way in the same moment, but for a rename."""
-        if self.out.exists():
-            self.out.rename(self._replaced)
-        try:
-            self.folder.rename(self.out)
-        except OSError:
-            if self._replaced.exists():
-                self._replaced.rename(self.out)
-            raise
+        with _translated(self.out):
+            if self.out.exists():
+                self.out.rename(self._replaced)
+            try:
+                self.folder.rename(self.out)
+            except OSError:
+                if self._replaced.exists():
+                    self._replaced.rename(self.out)
+                raise
         shutil.rmtree(self._replaced, ignore_errors=True)
+
+
+@contextmanager
+def _translated(out: Path) -> Iterator[None]:
+    """Turn what the system says against a folder into our error."""
+    try:
+        yield
+    except OSError as error:
+        raise OptionError(f"cannot write {out}: {error.strerror or error}; give another OUT") from error
 
 
 def _check_out(out: Path, *, force: bool) -> None:

@@ -79,8 +79,15 @@ def export_command(  # noqa: PLR0913, PLR0917 - one per option
     block_size: Annotated[int, typer.Option(help="Weights that share a scale: 32, 64 or 128.")] = 32,
     vision: Annotated[str | None, typer.Option(help="Vision weights: int8 or fp32. [default: by --weights]")] = None,
     lm_head: Annotated[str | None, typer.Option(help="LM head: int4 or int8. [default: by --weights]")] = None,
-    flavour: Annotated[str, typer.Option(help="Operators the graphs are made of: portable.")] = "portable",
+    flavour: Annotated[str, typer.Option(help="Operators the graphs are made of: portable or edge.")] = "portable",
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle OUT.")] = False,
+    gate: Annotated[
+        bool | None,
+        typer.Option(
+            "--gate/--no-gate",
+            help="Compare with the checkpoint before keeping the bundle. [default: models up to 100 M parameters]",
+        ),
+    ] = None,
 ) -> None:
     """Export SOURCE to OUT; the word `export` may be left out."""
     options = ExportOptions(
@@ -90,6 +97,7 @@ def export_command(  # noqa: PLR0913, PLR0917 - one per option
         lm_head=cast("WeightFormat | None", lm_head),
         flavour=cast(Flavour, flavour),
         force=force,
+        gate=gate,
     )
     from edge_export.pipeline import export_bundle  # noqa: PLC0415 - slow to import: options are checked first
     from edge_export.progress import ProgressBars  # noqa: PLC0415

@@ -1,7 +1,8 @@
 """The decoder as a graph: docs/bundle.md gives its inputs and outputs.
 
 Layers and names follow transformers, models/qwen3_vl/modeling_qwen3_vl.py (Qwen3VLTextModel). All values are
-[T, ...], the tokens of a run. Which operators compute it, and how the cache is held, is the flavour's (`layers.Layers`).
+[T, ...], the tokens of a run. Which operators compute it, and how the cache is held, is up to the flavour
+(`layers.Layers`).
 """
 
 from __future__ import annotations

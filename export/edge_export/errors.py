@@ -10,7 +10,7 @@
     │   ├── MissingTensor      the checkpoint lacks a tensor of the architecture
     │   ├── WrongShape         a tensor's shape contradicts config.json
     │   ├── UnknownDtype       a tensor is stored in a type we cannot read
-    │   └── NotFinite          a tensor holds NaN or Inf
+    │   └── NotFinite          a tensor holds NaN, Inf, or numbers whose squares would soon be
     ├── OptionError            options that do not fit together or do not fit the model
     ├── OutputExists           OUT is there already
     ├── DiskFull               not enough room for the bundle
@@ -64,7 +64,7 @@ class UnknownDtype(WeightsError):
 
 
 class NotFinite(WeightsError):
-    """A tensor holds NaN or Inf."""
+    """A tensor holds NaN, Inf, or numbers whose squares would soon be."""
 
 
 class OptionError(ExportError):

@@ -107,7 +107,9 @@ class Layers(Protocol):
     def gated(self, parts: Parts, x: Value, gate: Linear, up: Linear) -> Value:
         """silu(gate(x)) * up(x)."""
 
-    def head(self, g: GraphBuilder, writer: WeightWriter, x: Value, name: str, head: Linear) -> tuple[Value, StoredMatrix]:
+    def head(
+        self, g: GraphBuilder, writer: WeightWriter, x: Value, name: str, head: Linear
+    ) -> tuple[Value, StoredMatrix]:
         """Logits [R, vocab] of x [R, D], and where the head's weight `name` is stored."""
 
     def cached_attention(self, g: GraphBuilder, text: TextArchitecture, rotary: Rotary) -> CachedAttention:

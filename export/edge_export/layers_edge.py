@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_export.graph import EDGE, GraphBuilder, Value
+from edge_export.graph import EDGE, Attribute, GraphBuilder, Value
 from edge_export.layers import LAYER_NORM_EPS, Activation, CachedAttention, Linear, Parts, Rotary, Stream
 from edge_export.packed_weights import write_gate_up, write_stacked
 from edge_export.weight_writer import BITS, StoredMatrix, WeightWriter
@@ -136,7 +136,7 @@ def _linear(g: GraphBuilder, inputs: list[Value | None], name: str, weight: Stor
     assert weight.scales is not None
     assert weight.format.block_size is not None
     values = g.weight(f"{name}.{weight.format.weights}", weight.values)
-    attributes = {
+    attributes: dict[str, Attribute] = {
         "bits": BITS[weight.format.weights],
         "block_size": weight.format.block_size,
         "out_features": weight.rows,

@@ -36,9 +36,7 @@ class PortableLayers:
             if stream.pending is None:
                 attributes = {"axis": -1, "epsilon": LAYER_NORM_EPS}
                 return stream, g.op("LayerNormalization", [stream.x, scale, bias], attributes)
-            outputs = _skip_norm(
-                g, "SkipLayerNormalization", [stream.x, stream.pending, scale, bias], LAYER_NORM_EPS
-            )
+            outputs = _skip_norm(g, "SkipLayerNormalization", [stream.x, stream.pending, scale, bias], LAYER_NORM_EPS)
             return Stream(outputs[3]), outputs[0]
 
     def linear(self, parts: Parts, x: Value, layer: Linear, activation: Activation = "none") -> Value:

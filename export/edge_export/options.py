@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_export.errors import OptionError
+from edge_kernels.packing import GROUP
 from edge_runtime.model.manifest import Architecture, Flavour, QuantizationScheme, TensorFormat, WeightFormat
 
 BLOCK_SIZES = (32, 64, 128)
+
+MAX_EDGE_HEAD_DIM = 256
 
 FLOAT32 = TensorFormat(weights="fp32", block_size=None)
 
@@ -22,6 +25,8 @@ class ExportOptions:
     lm_head: WeightFormat | None = None
     flavour: Flavour = "portable"
     force: bool = False
+    gate: bool | None = None
+    """Whether the parity gate must be passed; None: for small models, where it costs little."""
 
     def __post_init__(self) -> None:
         """Raise `OptionError` for a choice that no model can have."""
@@ -29,15 +34,22 @@ class ExportOptions:
         _check_choice("--block-size", self.block_size, BLOCK_SIZES)
         _check_choice("--vision", self.vision, ("int8", "fp32", None))
         _check_choice("--lm-head", self.lm_head, ("int4", "int8", None))
-        _check_choice("--flavour", self.flavour, ("portable",))
+        _check_choice("--flavour", self.flavour, ("portable", "edge"))
+        if self.flavour == "edge" and "fp32" in (self.weights, self.vision):
+            raise OptionError(
+                "--flavour edge computes with int4 and int8 weights only; choose --weights int4 or int8 and "
+                "--vision int8, or --flavour portable"
+            )
 
 
 def resolve_scheme(options: ExportOptions, architecture: Architecture) -> QuantizationScheme:
     """How each class of tensors is stored.
 
     With `--weights fp32` everything is fp32 unless asked otherwise; else vision and LM head are int8 unless asked
-    otherwise, and the embedding is int8. Raises `OptionError` where the block size does not suit the model.
+    otherwise, and the embedding is int8. Raises `OptionError` where the block size or flavour does not suit the model.
     """
+    if options.flavour == "edge":
+        _check_suits_kernels(architecture)
     default: WeightFormat = "fp32" if options.weights == "fp32" else "int8"
     embedding = _format(default, options.block_size)
     hidden_size = architecture.text.hidden_size
@@ -54,6 +66,22 @@ def resolve_scheme(options: ExportOptions, architecture: Architecture) -> Quanti
         lm_head=_format(options.lm_head or default, options.block_size),
         embedding=embedding,
     )
+
+
+def _check_suits_kernels(architecture: Architecture) -> None:
+    """What the operators of flavour `edge` ask of a model (docs/kernels.md)."""
+    text, vision = architecture.text, architecture.vision
+    advice = "choose --flavour portable"
+    for name, head_dim in (("text_config.head_dim", text.head_dim), ("the vision tower's head_dim", vision.head_dim)):
+        if head_dim % 8 or head_dim > MAX_EDGE_HEAD_DIM:
+            raise OptionError(
+                f"{name} is {head_dim}, --flavour edge takes multiples of 8 up to {MAX_EDGE_HEAD_DIM}; {advice}"
+            )
+    for name, heads in (("num_attention_heads", text.num_attention_heads), ("num_key_value_heads", text.num_kv_heads)):
+        if heads * text.head_dim % GROUP:
+            raise OptionError(
+                f"{name} x head_dim is {heads * text.head_dim}, --flavour edge takes multiples of {GROUP}; {advice}"
+            )
 
 
 def _format(weights: WeightFormat, block_size: int) -> TensorFormat:

@@ -6,20 +6,22 @@ Knows nothing of graphs. Scales are float16; the quantizer rounds to them first,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from edge_kernels.packing import GROUP, PackedWeight, pack, pack_gate_up
 from numpy.typing import NDArray
 
 from edge_export.quantize import RoundTrip, quantize
 from edge_export.weight_writer import BITS, StoredMatrix, WeightWriter
+from edge_kernels.packing import GROUP, PackedWeight, pack, pack_gate_up
 from edge_runtime.model.manifest import TensorFormat
 
 Shape = tuple[int, ...]
 
 
-def write_stacked(writer: WeightWriter, matrices: list[tuple[str, Shape]], tensor_format: TensorFormat) -> StoredMatrix:
+def write_stacked(
+    writer: WeightWriter, matrices: Sequence[tuple[str, Shape]], tensor_format: TensorFormat
+) -> StoredMatrix:
     """Write the weights (name, shape) as one, their outputs one after the other.
 
     All but the last have a multiple of `GROUP` rows: `resolve_scheme` refuses models where they would not.
@@ -95,4 +97,3 @@ def _write(
     stored = writer.file.append(values(), (num_groups, steps, 64))
     stored_scales = writer.file.append(scales, (num_groups, num_blocks, GROUP))
     return StoredMatrix(tensor_format, *size, stored, stored_scales)
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -11,25 +13,53 @@ import edge_export
 from edge_export.bundle_writer import BundleWriter
 from edge_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edge_export.decoder_graph import EMBEDDING_NAME, HEAD_NAME, build_decoder
-from edge_export.errors import ParityFailed
+from edge_export.errors import OptionError, ParityFailed
+from edge_export.layers import Layers
+from edge_export.layers_edge import EdgeLayers
+from edge_export.layers_portable import PortableLayers
 from edge_export.options import ExportOptions, resolve_scheme
 from edge_export.sizes import bundle_bytes, num_parameters, shares_head, source_bytes
 from edge_export.tensor_file import TensorFile
 from edge_export.vision_graph import build_vision
 from edge_export.weight_writer import StoredMatrix, WeightWriter
+from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.model.manifest import (
     FORMAT_VERSION,
     EmbeddingTable,
+    Flavour,
     Manifest,
     ParityReport,
     QuantizationScheme,
+    TableLayout,
     TensorError,
+    decoder_graph_name,
+    kv_dtypes,
 )
 
 GATED_PARAMETERS = 100_000_000
-"""Models up to this size pass the parity gate as part of the export: the numpy reference is not fast."""
+"""Models up to this size pass the whole parity gate as part of every export. Larger ones pass a quick one if asked to:
+ONNX Runtime's copies of the weights of an 8B take more memory than the export itself may."""
 
 COPIED_FILES = ("tokenizer.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md")
+
+
+@dataclass(frozen=True, slots=True)
+class FlavourParts:
+    """What differs between flavours."""
+
+    vision: Layers
+    decoders: Mapping[str, Layers]
+    """Layers of every decoder graph, by file name; they share their weights."""
+    table_layout: TableLayout
+    """Of an embedding table that is the LM head's data."""
+
+
+FLAVOURS: Mapping[Flavour, FlavourParts] = {
+    "portable": FlavourParts(PortableLayers(), {decoder_graph_name("portable", "fp32"): PortableLayers()}, "rows"),
+    "edge": FlavourParts(
+        EdgeLayers(), {decoder_graph_name("edge", dtype): EdgeLayers(dtype) for dtype in kv_dtypes("edge")}, "packed"
+    ),
+}
 
 
 class Progress(Protocol):
@@ -42,15 +72,26 @@ class Progress(Protocol):
         """That many bytes more are done."""
 
 
-def export_bundle(source: str, out: Path, options: ExportOptions, progress: Progress) -> Manifest:
-    """Export the checkpoint `source` (a folder or hub id) to the bundle folder `out`. Raises `ExportError`."""
+def export_bundle(
+    source: str, out: Path, options: ExportOptions, progress: Progress, kernels: KernelLibrary | None = None
+) -> Manifest:
+    """Export the checkpoint `source` (a folder or hub id) to the bundle folder `out`. Raises `ExportError`.
+
+    `kernels` run the parity gate of a small bundle of flavour `edge`; by default the installed ones, if there are any.
+    """
     checkpoint = open_checkpoint(source)
     scheme = resolve_scheme(options, checkpoint.architecture)
+    if options.flavour == "edge" and kernels is None:
+        kernels = find_kernels()
+    can_run = options.flavour == "portable" or kernels is not None
+    if options.gate and not can_run:
+        raise OptionError("--gate needs our kernels to run a bundle of flavour edge; install them, or leave it out")
     needed_bytes = bundle_bytes(checkpoint.weights, scheme, tied=checkpoint.architecture.text.tie_word_embeddings)
     with BundleWriter(out, force=options.force, needed_bytes=needed_bytes) as bundle:
         copy_text_files(bundle, checkpoint)
-        vision_errors = write_vision(bundle, checkpoint, scheme, progress)
-        decoder_errors, embedding = write_decoder(bundle, checkpoint, scheme, progress)
+        flavour = FLAVOURS[options.flavour]
+        vision_errors = write_vision(bundle, checkpoint, scheme, flavour, progress)
+        decoder_errors, embedding = write_decoder(bundle, checkpoint, scheme, flavour, progress)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=checkpoint.name,
@@ -68,8 +109,10 @@ def export_bundle(source: str, out: Path, options: ExportOptions, progress: Prog
             tensor_errors=(*vision_errors, *decoder_errors),
         )
         bundle.write_manifest(manifest)
-        if num_parameters(checkpoint.weights) <= GATED_PARAMETERS:
-            manifest = msgspec.structs.replace(manifest, parity=pass_gate(bundle.folder, checkpoint))
+        is_large = num_parameters(checkpoint.weights) > GATED_PARAMETERS
+        if can_run and (not is_large if options.gate is None else options.gate):
+            report = pass_gate(bundle.folder, checkpoint, kernels, quick=is_large)
+            manifest = msgspec.structs.replace(manifest, parity=report)
             bundle.write_manifest(manifest)
         bundle.commit()
     return manifest
@@ -84,35 +127,46 @@ def copy_text_files(bundle: BundleWriter, checkpoint: Checkpoint) -> None:
 
 
 def write_vision(
-    bundle: BundleWriter, checkpoint: Checkpoint, scheme: QuantizationScheme, progress: Progress
+    bundle: BundleWriter,
+    checkpoint: Checkpoint,
+    scheme: QuantizationScheme,
+    flavour: FlavourParts,
+    progress: Progress,
 ) -> list[TensorError]:
     """`vision.onnx` and its weights."""
     progress.start("vision", source_bytes(checkpoint.weights, "model.visual."))
     with bundle.open_file("vision.onnx.data") as data:
         writer = WeightWriter(checkpoint.weights, TensorFile(data), progress.advance)
-        graph = build_vision(checkpoint.architecture.vision, scheme.vision_linear, writer)
+        graph = build_vision(checkpoint.architecture.vision, scheme.vision_linear, writer, flavour.vision)
     bundle.write_file("vision.onnx", graph.serialize(edge_export.__version__))
     return writer.errors
 
 
 def write_decoder(
-    bundle: BundleWriter, checkpoint: Checkpoint, scheme: QuantizationScheme, progress: Progress
+    bundle: BundleWriter,
+    checkpoint: Checkpoint,
+    scheme: QuantizationScheme,
+    flavour: FlavourParts,
+    progress: Progress,
 ) -> tuple[list[TensorError], EmbeddingTable]:
-    """`decoder.onnx` and its weights, and the embedding table: the LM head's own data where the two are one."""
+    """The decoder graphs and their weights, and the embedding table: the LM head's own data where the two are one."""
     text, num_taps = checkpoint.architecture.text, len(checkpoint.architecture.vision.deepstack_layers)
     shared = shares_head(scheme, tied=text.tie_word_embeddings)
     read_twice = source_bytes(checkpoint.weights, EMBEDDING_NAME) if text.tie_word_embeddings and not shared else 0
     progress.start("decoder", source_bytes(checkpoint.weights, "model.language_model.", HEAD_NAME) + read_twice)
     with bundle.open_file("decoder.onnx.data") as data:
         writer = WeightWriter(checkpoint.weights, TensorFile(data), progress.advance)
-        graph, head = build_decoder(text, num_taps, scheme, writer)
-    bundle.write_file("decoder.onnx", graph.serialize(edge_export.__version__))
+        graphs = {}
+        for name, layers in flavour.decoders.items():
+            graphs[name], head = build_decoder(text, num_taps, scheme, writer, layers)
+    for name, graph in graphs.items():
+        bundle.write_file(name, graph.serialize(edge_export.__version__))
     if shared:
-        return writer.errors, _embedding_table(head)
+        return writer.errors, _embedding_table(head, flavour.table_layout)
     with bundle.open_file("embedding.bin") as data:
         writer.file = TensorFile(data)
         table = writer.matrix(EMBEDDING_NAME, (text.vocab_size, text.hidden_size), scheme.embedding)
-    return writer.errors, _embedding_table(table)
+    return writer.errors, _embedding_table(table, "rows")
 
 
 def hash_source(checkpoint: Checkpoint, progress: Progress) -> str:
@@ -121,11 +175,22 @@ def hash_source(checkpoint: Checkpoint, progress: Progress) -> str:
     return checkpoint.sha256(progress.advance)
 
 
-def pass_gate(folder: Path, checkpoint: Checkpoint) -> ParityReport:
-    """Compare the bundle with the numpy reference. Raises `ParityFailed` past the thresholds."""
-    from edge_export.verify.gate import run_gate  # noqa: PLC0415 - it needs ONNX Runtime, the export does not
+def find_kernels() -> KernelLibrary | None:
+    """The installed kernels, or None: a bundle can be made without them, but not run."""
+    try:
+        return KernelLibrary()
+    except KernelError:
+        return None
 
-    report = run_gate(folder, checkpoint.folder, "numpy")
+
+def pass_gate(folder: Path, checkpoint: Checkpoint, kernels: KernelLibrary | None, *, quick: bool) -> ParityReport:
+    """Compare the bundle with the numpy reference. Raises `ParityFailed` past the thresholds."""
+    from edge_export.verify import gate  # noqa: PLC0415 - it needs ONNX Runtime, the export does not
+
+    if quick:
+        report = gate.run_quick_gate(folder, checkpoint.folder, kernels)
+    else:
+        report = gate.run_gate(folder, checkpoint.folder, "numpy", kernels=kernels)
     if not report.passed:
         raise ParityFailed(
             f"the bundle does not compute what the checkpoint does, so it was not kept: vision cosine "
@@ -137,8 +202,9 @@ def pass_gate(folder: Path, checkpoint: Checkpoint) -> ParityReport:
     return report
 
 
-def _embedding_table(matrix: StoredMatrix) -> EmbeddingTable:
+def _embedding_table(matrix: StoredMatrix, layout: TableLayout) -> EmbeddingTable:
     return EmbeddingTable(
+        layout=layout,
         file=matrix.values.file,
         data_offset=matrix.values.offset,
         scale_file=None if matrix.scales is None else matrix.scales.file,

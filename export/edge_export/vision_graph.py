@@ -2,7 +2,7 @@
 
 Layers and names follow transformers, models/qwen3_vl/modeling_qwen3_vl.py (Qwen3VLVisionModel). All values are
 [N, ...], the patches of one frame in merge order; N / 4 stands for N / spatial_merge_size^2. Which operators compute
-it is the flavour's (`layers.Layers`).
+it is up to the flavour (`layers.Layers`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def build_vision(
             path = f"deepstack_merger_list.{len(deepstack)}"
             deepstack.append(_merger(parts, path, stream, tower, merge_before_norm=True))
 
-    image_embeds = _merger(parts, "merger", Stream(stream.sum(g)), tower, merge_before_norm=False)
+    image_embeds = _merger(parts, "merger", stream, tower, merge_before_norm=False)
     g.output(image_embeds, "image_embeds", np.float32, ["N/4", vision.out_hidden_size])
     if deepstack:
         axis = g.integers(0)

@@ -64,7 +64,9 @@ class WeightWriter:
         self.weights.require(name, shape)
 
         def write() -> StoredTensor:
-            return self.file.append(self.pieces((name,), lambda start, stop: self.weights.rows(name, start, stop)), shape)
+            return self.file.append(
+                self.pieces((name,), lambda start, stop: self.weights.rows(name, start, stop)), shape
+            )
 
         return self.once(("float32", name), write)
 
@@ -99,9 +101,7 @@ class WeightWriter:
     def record(self, name: str, tensor_format: TensorFormat, lost: RoundTrip) -> None:
         """Note what quantizing the tensor `name` lost."""
         self.errors.append(
-            TensorError(
-                name=name, weights=tensor_format.weights, relative_rms=lost.relative_rms, max_abs=lost.max_abs
-            )
+            TensorError(name=name, weights=tensor_format.weights, relative_rms=lost.relative_rms, max_abs=lost.max_abs)
         )
 
     def pieces(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,7 @@ def test_inspect(run: Run, tiny_bundle: Path) -> None:
     result = run("inspect", tiny_bundle)
     assert result.exit_code == 0
     assert "4 layers" in result.stdout
+    assert "makers' defaults" in result.stdout
     assert "SHA-256 of the manifest" not in result.stdout
     assert "SHA-256 of the manifest" in run("inspect", tiny_bundle, "--verify-hashes").stdout
 
@@ -82,7 +84,12 @@ def test_inspect_finds_a_damaged_file(run: Run, tiny_bundle: Path, tmp_path: Pat
 def test_ask_streams_and_json_holds_the_same(run: Run, tiny_bundle: Path) -> None:
     human = run("ask", tiny_bundle, "hello", "--max-tokens", 9)
     assert human.exit_code == 0
-    assert "first token" in human.stderr
+    plan, timings = human.stderr.splitlines()
+    assert plan.startswith("memory ")
+    assert "weights" in plan
+    assert "first token" in timings
+    quiet = run("ask", tiny_bundle, "hello", "--max-tokens", 9, "--quiet")
+    assert (quiet.stdout, quiet.stderr) == (human.stdout, "")
     answer = json.loads(run("ask", tiny_bundle, "hello", "--max-tokens", 9, "--json").stdout)
     assert answer.keys() == {"text", "reasoning", "token_ids", "prompt_tokens", "finish_reason", "timings"}
     assert human.stdout == answer["text"] + "\n"
@@ -100,6 +107,35 @@ def test_ask_about_images_and_from_stdin(run: Run, tiny_bundle: Path, tmp_path: 
     image = ("--image", tmp_path / "a.png")
     two = json.loads(run("ask", tiny_bundle, "hello", *image, *image, *options).stdout)
     assert two["timings"]["image_tokens"] == 2 * (256 // 32) * (320 // 32)
+
+
+def test_options_of_an_answer(run: Run, tiny_bundle: Path) -> None:
+    def ask(*options: object) -> dict[str, Any]:
+        result = run("ask", tiny_bundle, "hello", "--max-tokens", 6, "--json", *options)
+        assert result.exit_code == 0, result.stderr
+        return dict(json.loads(result.stdout))
+
+    greedy = ask()
+    assert ask("--temperature", 5, "--top-k", 1)["token_ids"] == greedy["token_ids"]
+    assert ask("--temperature", 5, "--top-p", 1e-6)["token_ids"] == greedy["token_ids"]
+    assert ask("--temperature", 5, "--min-p", 1)["token_ids"] == greedy["token_ids"]
+    penalized = ask("--repetition-penalty", 100)["token_ids"]
+    assert len(set(penalized)) == len(penalized)
+    assert ask("--system", "Be brief.")["prompt_tokens"] > greedy["prompt_tokens"]
+    end = greedy["text"][1:3]
+    stopped = ask("--stop", end)
+    assert stopped["finish_reason"] == "stop"
+    assert stopped["text"] == greedy["text"].partition(end)[0]
+    logprobs = ask("--logprobs", 2)["logprobs"]
+    assert [entry["token_id"] for entry in logprobs] == greedy["token_ids"]
+    assert all(entry["top"][0] == [entry["token_id"], entry["logprob"]] for entry in logprobs)  # greedy: the likeliest
+
+
+def test_max_pixels_shrinks_the_image(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (640, 480)).save(tmp_path / "a.png")
+    options = ("--image", tmp_path / "a.png", "--max-tokens", 1, "--json")
+    small = json.loads(run("ask", tiny_bundle, "hello", *options, "--max-pixels", 65_536).stdout)
+    assert 0 < small["timings"]["image_tokens"] <= 65_536 // 32**2
 
 
 def test_seed_makes_sampling_repeatable(run: Run, tiny_bundle: Path) -> None:
@@ -120,7 +156,10 @@ def test_seed_makes_sampling_repeatable(run: Run, tiny_bundle: Path) -> None:
         (["{bundle}", "hi", "--image", "missing.png"], 2, "missing.png"),
         (["{bundle}", "hi", "--video", "missing.mp4"], 2, "missing.mp4"),
         (["{bundle}", "hi", "--temperature", "-1"], 2, "temperature"),
-        (["{bundle}", "hi", "--max-tokens", "999999999"], 2, "context"),
+        (["{bundle}", "hi", "--max-tokens", "999999999", "--quiet"], 2, "context"),
+        (["{bundle}", "hi", "--top-p", "2"], 2, "top_p"),
+        (["{bundle}", "hi", "--max-pixels", "1"], 2, "max_pixels"),
+        (["tcp://127.0.0.1:1", "hi", "--max-pixels", "65536"], 2, "max_pixels"),
         (["{bundle}", "hi", "--profile", "toaster"], 2, "no device profile"),
     ],
 )
@@ -143,7 +182,7 @@ def test_no_server_is_the_other_exit_code(run: Run) -> None:
 
 def test_a_closed_pipe_is_no_traceback(tiny_bundle: Path) -> None:
     program = [sys.executable, "-c", "from edge_runtime.cli.main import app; app()"]
-    arguments = ["ask", str(tiny_bundle), "hello", "--max-tokens", "400"]
+    arguments = ["ask", str(tiny_bundle), "hello", "--max-tokens", "400", "--quiet"]
     with subprocess.Popen([*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

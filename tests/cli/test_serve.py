@@ -17,7 +17,9 @@ from edge_runtime.errors import ConnectionLost, ShuttingDown
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.images import question
 
-COMMAND = [sys.executable, "-c", "from edge_runtime.cli.main import app; app()"]
+# Shells start what runs in the background with SIGINT ignored, and children inherit that.
+SIGINT_WORKS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+COMMAND = [sys.executable, "-c", SIGINT_WORKS + "from edge_runtime.cli.main import app; app()"]
 
 
 class Served:

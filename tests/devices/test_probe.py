@@ -69,6 +69,21 @@ def test_control_group_limit_counts(tmp_path: Path, files: dict[str, str]) -> No
     assert machine.available_bytes == GIB - GIB // 4
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_page_cache_that_can_be_given_up_is_available(tmp_path: Path, version: int) -> None:
+    folder, limit, used, key = {
+        1: ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    }[version]
+    files = {
+        "proc/self/cgroup": "4:memory:/\n" if version == 1 else "0::/\n",
+        f"{folder}/{limit}": f"{GIB}\n",
+        f"{folder}/{used}": f"{GIB // 2}\n",
+        f"{folder}/memory.stat": f"anon 7\n{key} {GIB // 4}\nactive_file 9\n",
+    }
+    assert probe_machine(write_files(tmp_path, files)).available_bytes == GIB - GIB // 4
+
+
 def test_version_1_without_a_limit_changes_nothing(tmp_path: Path) -> None:
     files = {
         "proc/self/cgroup": "4:memory:/\n",

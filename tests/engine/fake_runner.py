@@ -16,6 +16,7 @@ from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Delta, Event, Failed, Finished
 from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.request import GenerationRequest, SamplingParams
+from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import BadPrompt
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
@@ -148,6 +149,11 @@ class FakeRunner:
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         return bytes(token for token in token_ids if token < 256)
+
+
+def engine_of(runner: FakeRunner, **settings: int) -> Engine:
+    """An engine that prefills in chunks of four tokens unless told otherwise."""
+    return Engine(runner, EngineSettings(**{"prefill_chunk": 4, **settings}))
 
 
 def request(request_id: str, text: str = "hello", images: int = 0, **fields: object) -> GenerationRequest:

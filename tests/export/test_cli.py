@@ -63,7 +63,8 @@ def test_random_checkpoint_then_export(tmp_path: Path) -> None:
         ([".", "out"], "no config.json"),
         ([".", "out", "--block-size", "48"], "--block-size is 48; choose one of 32, 64, 128"),
         ([".", "out", "--weights", "int2"], "--weights is int2; choose one of int4, int8, fp32"),
-        ([".", "out", "--flavour", "edge"], "--flavour is edge; choose one of portable"),
+        ([".", "out", "--flavour", "fast"], "--flavour is fast; choose one of portable, edge"),
+        ([".", "out", "--flavour", "edge", "--weights", "fp32"], "--flavour edge computes with int4 and int8"),
         (["."], "Missing argument"),
         ([".", "out", "--block-size", "x"], "--block-size"),
     ],
@@ -99,7 +100,10 @@ def test_a_signal_in_the_middle_leaves_no_bundle(tiny_checkpoint: Path, tmp_path
     for path in tiny_checkpoint.iterdir():
         (source / path.name).symlink_to(path)
     os.mkfifo(source / "README.md")
-    script = "import pathlib; pathlib.Path.is_file = pathlib.Path.exists; " + RUN[2]  # a pipe is no file, else
+    script = (
+        "import pathlib, signal; pathlib.Path.is_file = pathlib.Path.exists; "  # a pipe is no file, else
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # shells start what runs in the background without
+    ) + RUN[2]
     out = tmp_path / "out"
     with (
         subprocess.Popen([sys.executable, "-c", script, str(source), str(out)], stderr=subprocess.PIPE) as process,

@@ -9,7 +9,7 @@ import pytest
 from edge_export import pipeline
 from edge_export.checkpoint.checkpoint import open_checkpoint
 from edge_export.checkpoint.weights import open_weights
-from edge_export.errors import MissingTensor, NotFinite, OptionError, ParityFailed, WrongShape
+from edge_export.errors import ExportError, MissingTensor, NotFinite, OptionError, ParityFailed, WrongShape
 from edge_export.options import ExportOptions, resolve_scheme
 from edge_export.pipeline import export_bundle
 from edge_export.sizes import bundle_bytes
@@ -36,7 +36,7 @@ class CountingProgress:
 
 @pytest.fixture(autouse=True)
 def gate_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most tests here are not about parity, and the gate is most of a small export's time."""
+    """Most tests here are not about parity, and the gate is most of a small export's time: all models are large."""
     monkeypatch.setattr(pipeline, "GATED_PARAMETERS", 0)
 
 
@@ -177,7 +177,7 @@ def test_nan_in_a_weight(make_checkpoint: MakeCheckpoint, tmp_path: Path, weight
 
 @pytest.mark.usefixtures("gate_on")
 def test_a_failed_gate_leaves_no_bundle(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> ParityReport:
+    def fail(*_: object, **__: object) -> ParityReport:
         return ParityReport(
             reference="numpy",
             passed=False,
@@ -194,6 +194,21 @@ def test_a_failed_gate_leaves_no_bundle(tiny_checkpoint: Path, tmp_path: Path, m
     with pytest.raises(ParityFailed, match="3 of 10 greedy tokens"):
         export(tiny_checkpoint, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int4"])
+def test_a_large_model_passes_the_quick_gate_if_asked_to(tiny_checkpoint: Path, tmp_path: Path, weights: str) -> None:
+    assert export(tiny_checkpoint, tmp_path / "ungated", weights=weights).parity is None
+    parity = export(tiny_checkpoint, tmp_path / "out", weights=weights, gate=True).parity
+    assert parity is not None
+    assert (parity.passed, parity.num_prompts, parity.greedy_tokens_compared) == (True, 1, 8)
+
+
+@pytest.mark.parametrize("parent", ["a file", "/proc/x"])
+def test_a_place_that_cannot_be_written_is_one_clear_error(tiny_checkpoint: Path, tmp_path: Path, parent: str) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(ExportError, match="cannot write"):
+        export(tiny_checkpoint, tmp_path / parent / "out")
 
 
 def test_fp32_means_fp32_everywhere_unless_asked(tiny_checkpoint: Path) -> None:

@@ -136,9 +136,9 @@ def test_limits_follow_the_coarsest_storage(tiny_bundle: Path, tiny_bundle_int4:
 def test_nan_never_passes(field: str, place: int, tiny_bundle: Path) -> None:
     good = PromptParity("x", 1.0, 0.0, 0.0, 0.0, 24, 24, 0.0)
     results = [good, good]
-    assert summarize(results, load_manifest(tiny_bundle), "numpy").passed
+    assert summarize(results, "numpy", limits_for(load_manifest(tiny_bundle))).passed
     results[place] = dataclasses.replace(good, **{field: float("nan")})
-    assert not summarize(results, load_manifest(tiny_bundle), "numpy").passed
+    assert not summarize(results, "numpy", limits_for(load_manifest(tiny_bundle))).passed
 
 
 def test_a_bundle_cut_short_is_refused(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

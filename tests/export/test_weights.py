@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from edge_export.checkpoint.weights import open_weights
+from edge_export.checkpoint.weights import MAX_WEIGHT, open_weights
 from edge_export.errors import CorruptShard, MissingShard, MissingTensor, NotFinite, UnknownDtype, WrongShape
+from edge_export.quantize import quantize
 from tests.export.conftest import MakeCheckpoint
 
 NAME = "model.language_model.layers.0.self_attn.q_proj.weight"
@@ -86,16 +87,32 @@ def test_missing_tensor_and_wrong_shape(checkpoint: Path) -> None:
         weights.require(NAME, (64, 128))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_not_finite_values(tmp_path: Path, bad: float, dtype: Any) -> None:
+@pytest.mark.parametrize(
+    ("bad", "dtype"),
+    [
+        *((bad, dtype) for bad in (np.nan, np.inf, -np.inf) for dtype in (np.float32, np.float16, ml_dtypes.bfloat16)),
+        (-1e19, np.float32),
+        (1e19, ml_dtypes.bfloat16),
+    ],
+)
+def test_values_that_are_no_weights(tmp_path: Path, bad: float, dtype: Any) -> None:
     value = np.ones((8, 4), dtype=dtype)
     value[5, 2] = bad
     save_file({"x.weight": value}, tmp_path / "model.safetensors")
     weights = open_weights(tmp_path)
     weights.rows("x.weight", 0, 5)
-    with pytest.raises(NotFinite, match=r"x\.weight holds NaN or Inf in rows 4 to 7"):
+    with pytest.raises(NotFinite, match=r"x\.weight holds NaN, Inf or a value beyond 1e\+15 in rows 4 to 7"):
         weights.rows("x.weight", 4, 8)
+
+
+def test_the_largest_weights_are_quantized_without_overflow(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    value = rng.uniform(-1, 1, (8, 256)).astype(np.float32) * np.float32(0.99 * MAX_WEIGHT)
+    save_file({"x.weight": value}, tmp_path / "model.safetensors")
+    for bits, worst in ((4, 0.1), (8, 0.006)):
+        for block_size in (32, 128):
+            _, lost = quantize(open_weights(tmp_path).rows("x.weight", 0, 8), bits, block_size)
+            assert 0 < lost.relative_rms < worst
 
 
 def test_unknown_dtype(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from edge_runtime.serving.server import Server
 from edge_runtime.serving.settings import ModelInfo, ServerSettings
 
 LIMITS = msgspec.structs.replace(
-    DEFAULT_LIMITS, max_frame_bytes=1000, max_message_bytes=2500, max_frames=4, max_header_bytes=5000
+    DEFAULT_LIMITS, max_frame_bytes=1000, max_message_bytes=2500, max_frames=4, max_header_bytes=5000, max_parts=30
 )
 VIDEO = wire.VideoSampling(
     fps=2.0,
@@ -178,6 +178,20 @@ BAD_PICTURES = {
 @pytest.mark.parametrize(("part", "frame", "code"), BAD_PICTURES.values(), ids=BAD_PICTURES.keys())
 def test_bad_pictures(send: Callable[..., dict[str, Any]], part: Any, frame: bytes, code: str) -> None:
     assert send(generate(part), frame)["code"] == code
+
+
+MANY_PARTS = {
+    "parts": generate(*[image(index=0)] * 30),
+    "video frames": generate(video(29, [0.0] * 29)),
+    "messages": generate(messages=[{"role": "user", "content": []}] * 31),
+}
+
+
+@pytest.mark.parametrize("header", MANY_PARTS.values(), ids=MANY_PARTS.keys())
+def test_parts_are_counted_however_few_frames_they_use(send: Callable[..., dict[str, Any]], header: bytes) -> None:
+    answer = send(header, b"x")
+    assert (answer["type"], answer["id"], answer["code"]) == ("failed", "1", "protocol_error")
+    assert "31 messages, parts and video frames" in answer["message"]
 
 
 OVERSIZED = {

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.errors import BadPrompt, BundleError
+from edge_runtime.errors import BadPrompt, BundleError, ContextOverflow
 from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
 from edge_runtime.model.manifest import SpecialTokens, load_manifest
 from edge_runtime.model.prompt import Placeholder, PromptBuilder, TokenGrid
@@ -124,3 +124,41 @@ def test_special_tokens_have_no_bytes_but_added_plain_ones_have(tokenizer: Token
     assert tokenizer.detokenize(tokenizer.encode("<|im_end|>")) == b""
     assert tokenizer.detokenize(tokenizer.encode("<think>")) == b"<think>"
     assert tokenizer.detokenize([-1, 10**6]) == b""
+
+
+class NeverRendered:
+    def render(self, messages: object) -> str:
+        raise AssertionError("the template was rendered")
+
+
+class NeverEncoded:
+    """A tokenizer that may count and name, but not encode."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.token_text = tokenizer.token_text
+        self.min_tokens = tokenizer.min_tokens
+
+
+def test_pictures_beyond_the_context_are_refused_before_any_text_is_made(
+    tokenizer: Tokenizer, special: SpecialTokens
+) -> None:
+    builder = PromptBuilder(tokenizer, NeverRendered(), special)  # type: ignore[arg-type]
+    with pytest.raises(ContextOverflow, match="images and videos alone take at least 60000 tokens"):
+        builder.build(user(*[ImagePart(PIXELS)] * 10_000), [IMAGE] * 10_000, max_context=4096)
+
+
+def test_text_beyond_the_context_is_refused_before_it_is_tokenized(
+    tiny_bundle: Path, tokenizer: Tokenizer, special: SpecialTokens
+) -> None:
+    template = ChatTemplate(tiny_bundle / "chat_template.jinja")
+    builder = PromptBuilder(NeverEncoded(tokenizer), template, special)  # type: ignore[arg-type]
+    with pytest.raises(ContextOverflow, match="the text alone"):
+        builder.build(user("word " * 100_000), [], max_context=4096)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a", " " * 5000, "word " * 99, "e\u0301" * 999, "\u1100\u1161\u11a8" * 99, "<|im_end|><think>" * 99, "🙂日本"],
+)
+def test_no_text_has_fewer_tokens_than_its_lower_bound(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text))

@@ -1,6 +1,9 @@
 """The decoder, cache, embeddings and runner on a real (tiny) bundle."""
 
 import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
+from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.model_runner import Step
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import BadImage, Cancelled, InternalError
 from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.cancellation import CancelToken
@@ -59,6 +64,22 @@ def test_chunks_change_no_logit(runner: BundleRunner) -> None:
         np.testing.assert_allclose(logits_after_prompt(runner, chunk), whole, atol=1e-4)
 
 
+def test_pixels_are_let_go_once_encoded(runner: BundleRunner) -> None:
+    engine = Engine(runner, EngineSettings())
+    pictures = [np.zeros((64, 64, 3), np.uint8) for _ in range(2)]
+    alive = [weakref.ref(picture) for picture in pictures]
+    parts = (*(ImagePart(picture) for picture in pictures), TextPart("what is it?"))
+    engine.submit(GenerationRequest("r", (Message("user", parts),), max_tokens=2))
+    del pictures, parts
+    assert [ref() is not None for ref in alive] == [True, True]
+    engine.step()
+    assert [ref() is not None for ref in alive] == [False, True]
+    engine.step()
+    assert [ref() is not None for ref in alive] == [False, False]
+    while engine.has_work:
+        engine.step()
+
+
 def test_image_changes_the_logits(runner: BundleRunner) -> None:
     prompt = runner.prepare(REQUEST)
     assert (prompt.image_tokens, prompt.pending_media) == (int((prompt.input_ids == 972).sum()), 1)
@@ -102,28 +123,29 @@ def test_cancelled_step_gives_none_and_leaves_the_lease(runner: BundleRunner) ->
 
 
 def test_cancel_stops_a_vision_run_from_another_thread(runner: BundleRunner) -> None:
-    class CancelsDuringTheRun(CancelToken):
-        """Sets itself from another thread as soon as a run has attached its hook."""
+    attached = threading.Event()
 
-        def attach(self, stop_run):  # type: ignore[no-untyped-def]
-            def stop_and_tell() -> None:
-                stop_run()
+    class TellsWhenAttached(CancelToken):
+        """Says when a run can be stopped."""
 
-            context = super().attach(stop_and_tell)
-            other = threading.Thread(target=self._cancel_when_attached)
-            other.start()
-            self.other = other
-            return context
+        @contextmanager
+        def attach(self, stop_run: Callable[[], None]) -> Iterator[None]:
+            with super().attach(stop_run):
+                attached.set()
+                yield
 
-        def _cancel_when_attached(self) -> None:
-            while self._hook is None:
-                pass
-            self.cancel()
+    def cancel_when_attached() -> None:
+        attached.wait()
+        cancel.cancel()
 
-    pixels = np.zeros((960, 1280, 3), np.uint8)
+    cancel = TellsWhenAttached()
+    other = threading.Thread(target=cancel_when_attached)
+    other.start()
+    pixels = np.zeros((960, 1024, 3), np.uint8)
     prompt = runner.prepare(GenerationRequest("r", (Message("user", (ImagePart(pixels),)),)))
     with pytest.raises(Cancelled):
-        runner.encode_next(prompt, CancelsDuringTheRun())
+        runner.encode_next(prompt, cancel)
+    other.join()
     assert prompt.pending_media == 1  # nothing was taken off, it could be tried again
 
 

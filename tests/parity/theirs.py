@@ -92,6 +92,7 @@ class Transformers:
     """Model and processor of one checkpoint."""
 
     def __init__(self, checkpoint: Path) -> None:
+        torch.set_num_threads(1)  # tiny models: a second thread only waits
         self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         self.image_processor = Qwen2VLImageProcessor.from_pretrained(checkpoint, **IMAGE_LIMITS)
         self.processor = Processor(

@@ -34,7 +34,7 @@ MODEL = ModelInfo("fake", "portable", 4096, 1 << 20, VIDEO, "0.0")
 class FakeEngine:
     """One word per step and request; the prompt says which.
 
-    `count N`: N words, then `Finished`; `hold`: one word, then nothing until cancelled; `flood`: long words until
+    `count N`: N words, then `Finished`; `hold`: one word, then nothing until cancelled; `silent`: nothing; `flood`: long words until
     cancelled; `parts`: what the message was made of; `refuse`: an error in `submit`; `break`: a bug in `submit`;
     `crash`: a bug in `step`.
     """
@@ -87,7 +87,7 @@ class FakeEngine:
             return [self._end(request_id, Failed(request_id, Cancelled("the request was cancelled")))]
         if verb == "crash":
             raise ZeroDivisionError
-        if verb == "hold" and words:
+        if verb == "silent" or (verb == "hold" and words):
             return []
         word = {"flood": "x" * 20_000, "parts": str(_describe(request))}.get(verb, f"{len(words)} ")
         words.append(word)

@@ -171,11 +171,15 @@ def test_no_server() -> None:
             client.info()
 
 
-def test_first_token_timeout_cancels_the_request(serve: Serve) -> None:
+@pytest.mark.parametrize(
+    ("prompt", "timeouts", "awaited"),
+    [("silent", Timeouts(first_token_s=0.1), "first token"), ("hold", Timeouts(idle_s=0.1), "next token")],
+)
+def test_token_timeouts_cancel_the_request(serve: Serve, prompt: str, timeouts: Timeouts, awaited: str) -> None:
     running = serve()
-    with Client(running.address, timeouts=Timeouts(idle_s=0.1)) as client:
-        with pytest.raises(TimedOut, match=r"no next token within 0\.1 s"):
-            client.ask("hold")
+    with Client(running.address, timeouts=timeouts) as client:
+        with pytest.raises(TimedOut, match=rf"no {awaited} within 0\.1 s"):
+            client.ask(prompt)
         running.engine.wait_until_idle(1)
 
 

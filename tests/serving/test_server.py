@@ -43,10 +43,10 @@ def dealer() -> Iterator[Callable[..., zmq.Socket[bytes]]]:
     context.term()
 
 
-def ask(socket: zmq.Socket[bytes], prompt: str, request_id: str = "1") -> None:
+def ask(socket: zmq.Socket[bytes], prompt: str, request_id: str = "1", *frames: bytes) -> None:
     content = [{"type": "text", "text": prompt}]
     header = {"type": "generate", "id": request_id, "messages": [{"role": "user", "content": content}]}
-    socket.send(msgpack.packb(header))
+    socket.send_multipart([msgpack.packb(header), *frames])
 
 
 def read(socket: zmq.Socket[bytes], *types: str) -> dict[str, Any]:
@@ -75,6 +75,25 @@ def test_overload_of_a_client_and_of_the_server(serve: Serve, dealer: Callable[.
     assert read(first, "failed")["id"] == "0"
     ask(second, "count 1", "c")
     assert read(second, "finished", "failed")["type"] == "finished"
+
+
+def test_pictures_in_flight_have_a_budget(serve: Serve, dealer: Callable[..., zmq.Socket[bytes]]) -> None:
+    import msgspec
+
+    running = serve(limits=msgspec.structs.replace(DEFAULT_LIMITS, max_in_flight_bytes=150))
+    socket = dealer(running.address)
+    ask(socket, "hold", "first", b"x" * 200)  # alone it is taken, whatever its size
+    assert read(socket, "accepted", "failed")["type"] == "accepted"
+    ask(socket, "hold", "second", b"x")
+    refused = read(socket, "failed")
+    assert (refused["id"], refused["code"], refused["retryable"]) == ("second", "overloaded", True)
+    assert "200 bytes of pictures" in refused["message"]
+    ask(socket, "count 1", "text only")
+    assert read(socket, "finished", "failed")["type"] == "finished"
+    socket.send(msgpack.packb({"type": "cancel", "id": "first"}))
+    assert read(socket, "failed")["id"] == "first"
+    ask(socket, "count 1", "third", b"x" * 100)
+    assert read(socket, "finished", "failed")["type"] == "finished"
 
 
 def test_duplicate_id_does_not_end_the_first(serve: Serve, dealer: Callable[..., zmq.Socket[bytes]]) -> None:

@@ -28,6 +28,9 @@ HEAD_NAMES = ("lm_head.weight", "language_model.lm_head.weight")
 
 HASH_CHUNK_BYTES = 1 << 22
 
+MAX_WEIGHT = 1e15
+"""No trained weight is within many orders of it, and sums of squares over a block of such values still fit float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -58,15 +61,16 @@ class Weights:
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) of `name` as float32 [stop - start, values per row]; later dimensions are flattened.
 
-        Safe from several threads. Raises `NotFinite` if a value is NaN or Inf.
+        Safe from several threads. Raises `NotFinite` for NaN, Inf and values beyond `MAX_WEIGHT`.
         """
         entry = self.entries[name]
         row_values = entry.size // entry.shape[0]
         values = read_values(entry, start * row_values, (stop - start) * row_values)
-        if not np.isfinite(values).all():
+        largest = max(float(values.max()), -float(values.min()))
+        if not largest <= MAX_WEIGHT:  # NaN is not, either
             raise NotFinite(
-                f"{entry.path}: {name} holds NaN or Inf in rows {start} to {stop - 1}; the checkpoint is damaged, "
-                "or its training diverged: download it again"
+                f"{entry.path}: {name} holds NaN, Inf or a value beyond {MAX_WEIGHT:.0e} in rows {start} to "
+                f"{stop - 1}; the checkpoint is damaged, or its training diverged: download it again"
             )
         return values.reshape(stop - start, row_values)
 

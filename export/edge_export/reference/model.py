@@ -21,10 +21,13 @@ class NumpyReference:
     def __init__(self, checkpoint: Path, weights: Weights | None = None) -> None:
         self.config = read_config(checkpoint)
         self._weights = Weights(checkpoint) if weights is None else weights
+        self._encoded: dict[int, tuple[Patches, tuple[Array, Array]]] = {}
 
     def vision(self, patches: Patches) -> tuple[Array, Array]:
-        """Image embeddings [N/4, D] and DeepStack features [L, N/4, D]."""
-        return vision_tower(self._weights, self.config.vision, patches)
+        """Image embeddings [N/4, D] and DeepStack features [L, N/4, D]; the tower runs once per picture."""
+        if id(patches) not in self._encoded:
+            self._encoded[id(patches)] = (patches, vision_tower(self._weights, self.config.vision, patches))
+        return self._encoded[id(patches)][1]
 
     def embed(self, input_ids: Ints) -> Array:
         """Embedding rows [T, D]."""

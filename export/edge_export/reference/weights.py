@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import ml_dtypes  # noqa: F401  gives numpy the bfloat16 that safetensors asks it for
 import numpy as np
@@ -22,7 +22,8 @@ class Weights:
     """Lazy float32 view of a checkpoint's safetensors files.
 
     Tensors are kept once converted, up to `max_cached_bytes`; beyond that they are read again on every use, so that
-    even an 8B reference runs in a few gigabytes, slowly.
+    even an 8B reference runs in a few gigabytes, slowly. A file is opened anew for every read: safetensors maps it, and
+    the pages of a mapping count as this process's memory until it is closed.
     """
 
     def __init__(self, checkpoint: Path, max_cached_bytes: int = 4 << 30) -> None:
@@ -38,7 +39,7 @@ class Weights:
         """The whole tensor. Raises `KeyError` with the name if there is none."""
         if name in self._cache:
             return self._cache[name]
-        value = self.rounded(name, self._file_of[name].get_tensor(name).astype(np.float32), "linear")
+        value = self.rounded(name, self._read(name), "linear")
         if value.nbytes <= self._free_bytes:
             self._cache[name] = value
             self._free_bytes -= value.nbytes
@@ -46,30 +47,39 @@ class Weights:
 
     def rows(self, name: str, indices: NDArray[np.int64]) -> Array:
         """Some rows [T, D] of the embedding table, without converting the rest."""
-        table = self._file_of[name].get_slice(name)
         distinct, places = np.unique(indices, return_inverse=True)
-        rows = np.concatenate([table[int(row) : int(row) + 1] for row in distinct]).astype(np.float32)
+        with safe_open(self._file_of[name], "np") as file:  # type: ignore[no-untyped-call]
+            table = file.get_slice(name)
+            rows = np.concatenate([table[int(row) : int(row) + 1] for row in distinct]).astype(np.float32)
         return self.rounded(name, rows, "embedding")[places]
 
-    def row_blocks(self, name: str, num_rows: int = 1 << 15) -> Iterator[Array]:
+    def row_blocks(self, name: str, num_rows: int = 1 << 13) -> Iterator[Array]:
         """The rows of the LM head, a block at a time, so that the float32 copy of all never exists."""
-        table = self._file_of[name].get_slice(name)
-        total = table.get_shape()[0]
-        for start in range(0, total, num_rows):
-            rows = table[start : min(start + num_rows, total)].astype(np.float32)
+        start, total = 0, 1
+        while start < total:
+            with safe_open(self._file_of[name], "np") as file:  # type: ignore[no-untyped-call]
+                table = file.get_slice(name)
+                total = table.get_shape()[0]
+                rows = table[start : min(start + num_rows, total)].astype(np.float32)
             yield self.rounded(name, rows, "head")
+            start += num_rows
+
+    def _read(self, name: str) -> Array:
+        with safe_open(self._file_of[name], "np") as file:
+            values: Array = file.get_tensor(name).astype(np.float32)
+        return values
 
     def rounded(self, name: str, values: Array, use: Use) -> Array:  # noqa: ARG002
         """What the model computes with in the place of `values`, whole rows of `name`: here, the same."""
         return values
 
 
-def _tensor_files(checkpoint: Path) -> dict[str, Any]:
-    """The open safetensors file of every tensor name; one file, or shards with an index."""
+def _tensor_files(checkpoint: Path) -> dict[str, Path]:
+    """The safetensors file of every tensor name; one file, or shards with an index."""
     index = checkpoint / "model.safetensors.index.json"
     if not index.is_file():
-        file = safe_open(checkpoint / "model.safetensors", "np")
-        return {str(name): file for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
+        single = checkpoint / "model.safetensors"
+        with safe_open(single, "np") as file:
+            return {str(name): single for name in file.keys()}  # noqa: SIM118
     weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    files = {shard: safe_open(checkpoint / shard, "np") for shard in set(weight_map.values())}
-    return {name: files[shard] for name, shard in weight_map.items()}
+    return {name: checkpoint / shard for name, shard in weight_map.items()}

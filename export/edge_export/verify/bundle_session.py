@@ -14,30 +14,49 @@ from numpy.typing import NDArray
 from edge_export.reference.config import ReferenceConfig
 from edge_export.reference.decoder import DecoderInput
 from edge_export.reference.ops import Array
-from edge_export.reference.positions import Ints, position_interpolation, text_rotary, vision_rotary
+from edge_export.reference.positions import Ints, position_interpolation, vision_rotary
 from edge_export.reference.preprocess import Patches
 from edge_export.reference.prompt import Prompt, decoder_input, position_ids
+from edge_export.verify.decoder_run import EDGE_KV_DTYPE, open_run
+from edge_kernels.library import KernelLibrary
+from edge_kernels.packing import GROUP, PackedWeight, unpack
 from edge_runtime.errors import BundleError
-from edge_runtime.model.manifest import Manifest
+from edge_runtime.model.manifest import Manifest, decoder_graph_name
 
 INT8_ZERO_POINT = 128
 """Zero point of int8 embedding rows."""
 
 
 class BundleSession:
-    """The vision and decoder graphs of one bundle."""
+    """The vision and decoder graphs of one bundle; one of them is loaded at a time, so that large ones fit."""
 
-    def __init__(self, bundle: Path, manifest: Manifest, config: ReferenceConfig) -> None:
-        """Load the graphs. Raises `BundleError` where a file of the bundle is missing or cut short."""
+    def __init__(
+        self, bundle: Path, manifest: Manifest, config: ReferenceConfig, kernels: KernelLibrary | None
+    ) -> None:
+        """Check the files; graphs of flavour `edge` need `kernels`.
+
+        Raises `BundleError` where a file of the bundle is missing or cut short.
+        """
         _check_files(bundle, manifest)
         self._manifest = manifest
         self._config = config
-        self._vision = _open(bundle / "vision.onnx")
-        self._decoder = _open(bundle / "decoder.onnx")
+        self._bundle = bundle
+        self._kernels = kernels
+        self._loaded: tuple[str, ort.InferenceSession] | None = None
+        self._encoded: dict[int, tuple[Patches, tuple[Array, Array]]] = {}
         self._embedding = _Embedding(bundle, manifest)
 
     def vision(self, patches: Patches) -> tuple[Array, Array]:
-        """Image embeddings [N/4, D] and DeepStack features [L, N/4, D]."""
+        """Image embeddings [N/4, D] and DeepStack features [L, N/4, D]; the graph runs once per picture."""
+        if id(patches) not in self._encoded:
+            self._encoded[id(patches)] = (patches, self._run_vision(patches))
+        return self._encoded[id(patches)][1]
+
+    def unload(self) -> None:
+        """Give back the memory of the graph that is loaded; the next use loads it again."""
+        self._loaded = None
+
+    def _run_vision(self, patches: Patches) -> tuple[Array, Array]:
         vision = self._manifest.architecture.vision
         index, weight = position_interpolation(patches.grid, vision.spatial_merge_size, vision.num_position_embeddings)
         cos, sin = vision_rotary(patches.grid, vision.spatial_merge_size, vision.head_dim)
@@ -48,7 +67,7 @@ class BundleSession:
             "rope_cos": cos,
             "rope_sin": sin,
         }
-        image_embeds, *deepstack = self._vision.run(None, feeds)
+        image_embeds, *deepstack = self._graph("vision.onnx").run(None, feeds)
         return image_embeds, deepstack[0] if deepstack else np.zeros((0, *image_embeds.shape), np.float32)
 
     def embed(self, input_ids: Ints) -> Array:
@@ -60,8 +79,10 @@ class BundleSession:
 
         The prompt runs in one pass and each token alone, as at run time.
         """
-        run = _DecoderRun(self._decoder, self._manifest, len(prompt.input_ids) + max_tokens)
-        rows = [run.step(decoder_input(self, self._config, prompt))]
+        inputs = decoder_input(self, self._config, prompt)
+        decoder = self._graph(decoder_graph_name(self._manifest.flavour, EDGE_KV_DTYPE))
+        run = open_run(decoder, self._manifest, len(prompt.input_ids) + max_tokens)
+        rows = [run.step(inputs)]
         tokens = [int(rows[0].argmax())]
         _, rope_delta = position_ids(self._config, prompt)
         taps = len(self._manifest.architecture.vision.deepstack_layers)
@@ -73,48 +94,11 @@ class BundleSession:
             tokens.append(int(rows[-1].argmax()))
         return tokens, np.stack(rows)
 
-
-class _DecoderRun:
-    """One chat: the KV cache buffers, past and present in the same memory, and how full they are."""
-
-    def __init__(self, decoder: ort.InferenceSession, manifest: Manifest, capacity: int) -> None:
-        self._decoder = decoder
-        self._text = manifest.architecture.text
-        self._length = 0
-        shape = (1, self._text.num_kv_heads, capacity, self._text.head_dim)
-        self._buffers = {
-            f"{kind}.{i}": ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
-            for kind in ("key", "value")
-            for i in range(self._text.num_layers)
-        }
-
-    def step(self, inputs: DecoderInput) -> Array:
-        """Logits [V] of the last of the new tokens, which join the cache."""
-        num_tokens = len(inputs.inputs_embeds)
-        self._length += num_tokens
-        text = self._text
-        cos, sin = text_rotary(inputs.position_ids, text.head_dim, text.rope_theta, text.mrope_section)
-        feeds = {
-            "inputs_embeds": inputs.inputs_embeds,
-            "rope_cos": cos,
-            "rope_sin": sin,
-            "seqlens_k": np.array([self._length - 1], np.int32),
-            "total_sequence_length": np.array(self._length, np.int32),
-            "logits_rows": np.array([num_tokens - 1], np.int64),
-        }
-        if len(inputs.deepstack):
-            feeds["deepstack"] = inputs.deepstack
-        binding = self._decoder.io_binding()
-        for name, value in feeds.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        for name, buffer in self._buffers.items():
-            binding.bind_ortvalue_input(f"past_{name}", buffer)
-            binding.bind_ortvalue_output(f"present_{name}", buffer)
-        binding.bind_output("logits")
-        self._decoder.run_with_iobinding(binding)
-        logits: Array = binding.get_outputs()[-1].numpy()  # [1, V]; bound last
-        last: Array = logits[0]
-        return last
+    def _graph(self, name: str) -> ort.InferenceSession:
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = None  # before the other one is there
+            self._loaded = (name, _open(self._bundle / name, self._kernels))
+        return self._loaded[1]
 
 
 class _Embedding:
@@ -128,12 +112,21 @@ class _Embedding:
         if table.scale_file is None or table.scale_offset is None:
             self._rows = np.memmap(bundle / table.file, np.float32, "r", table.data_offset, shape)
             return
-        self._rows = np.memmap(bundle / table.file, np.uint8, "r", table.data_offset, shape)
         block = manifest.quantization.embedding.block_size
         assert block is not None, "a table with scales has a block size"
         blocks = -(-text.hidden_size // block)
         self._block = block
-        self._scales = np.memmap(bundle / table.scale_file, np.float32, "r", table.scale_offset, (shape[0], blocks))
+        if table.layout == "rows":
+            self._rows = np.memmap(bundle / table.file, np.uint8, "r", table.data_offset, shape)
+            self._scales = np.memmap(bundle / table.scale_file, np.float32, "r", table.scale_offset, (shape[0], blocks))
+            return
+        groups = -(-text.vocab_size // GROUP)
+        packed = PackedWeight(
+            np.memmap(bundle / table.file, np.uint8, "r", table.data_offset, (groups, blocks * block // 4, 64)),
+            np.memmap(bundle / table.scale_file, np.float16, "r", table.scale_offset, (groups, blocks, GROUP)),
+        )
+        values, self._scales = unpack(packed, 8, text.vocab_size)
+        self._rows = values.reshape(text.vocab_size, -1)[:, : text.hidden_size]
 
     def rows(self, input_ids: Ints) -> Array:
         """Float32 rows [T, D]."""
@@ -155,7 +148,10 @@ def _check_files(bundle: Path, manifest: Manifest) -> None:
             )
 
 
-def _open(path: Path) -> ort.InferenceSession:
+def _open(path: Path, kernels: KernelLibrary | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # its free memory would stay with us
+    if kernels is not None:
+        kernels.use_in(options)
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -26,14 +26,17 @@ from edge_export.reference.preprocess import Patches
 from edge_export.reference.prompt import Prompt
 from edge_export.reference.weights import Weights
 from edge_export.verify.bundle_session import BundleSession
-from edge_export.verify.limits import limits_for
+from edge_export.verify.limits import Limits, limits_for, quick_limits_for
 from edge_export.verify.memory import numpy_cache_bytes
 from edge_export.verify.prompts import GatePrompt, gate_prompts
 from edge_export.verify.rounded_weights import RoundedWeights
+from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.model.manifest import Manifest, ParityReport, load_manifest
 
 ReferenceName = Literal["numpy", "optimum"]
 ANSWER_TOKENS = 24
+QUICK_PROMPT, QUICK_ANSWER_TOKENS = "wide image", 8
+"""All that the quick gate of a large model asks: one question about one picture, and the start of an answer."""
 
 
 class Reference(Protocol):
@@ -48,7 +51,7 @@ class Reference(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """The checkpoint as it is, and, with the numpy reference of a quantized bundle, as the bundle rounds it."""
+    """The checkpoint as it is, and, for a quantized bundle, as the bundle rounds it (always by numpy)."""
 
     reference: Reference
     rounded: Reference | None
@@ -69,31 +72,54 @@ class PromptParity:
 
 
 def run_gate(
-    bundle: Path, source: Path, reference: str, on_prompt: Callable[[PromptParity], None] | None = None
+    bundle: Path,
+    source: Path,
+    reference: str,
+    on_prompt: Callable[[PromptParity], None] | None = None,
+    kernels: KernelLibrary | None = None,
 ) -> ParityReport:
     """Compare the bundle with the checkpoint it was made from; `on_prompt` hears of each prompt as it is done.
 
-    Raises `OptionError` for an unknown reference or one that cannot run here, and `SourceError` where `source` is not
-    the checkpoint that the bundle was made from.
+    A bundle of flavour `edge` runs on `kernels`, by default the installed ones. Raises `OptionError` for an unknown
+    reference, or where reference or bundle cannot run here, and `SourceError` where `source` is not the checkpoint that
+    the bundle was made from.
     """
     if reference not in ("numpy", "optimum"):
         raise OptionError(f"there is no reference {reference!r}; choose numpy or optimum")
     manifest = load_manifest(bundle)
     _check_source(manifest, source)
-    model = BundleSession(bundle, manifest, read_config(source))
-    judges = _open_references(reference, source, manifest)
+    if manifest.flavour == "edge" and kernels is None:
+        kernels = _installed_kernels()
+    model = BundleSession(bundle, manifest, read_config(source), kernels)
+    judges = _open_references(reference, source, manifest, numpy_cache_bytes())
     prompts = gate_prompts(Tokenizer.from_file(str(bundle / "tokenizer.json")), manifest)
     results = []
     for prompt in prompts:
         results.append(compare(model, judges, prompt))
         if on_prompt is not None:
             on_prompt(results[-1])
-    return summarize(results, manifest, cast(ReferenceName, reference))
+    return summarize(results, cast(ReferenceName, reference), limits_for(manifest))
 
 
-def compare(model: BundleSession, judges: Judges, prompt: GatePrompt) -> PromptParity:
+def run_quick_gate(bundle: Path, source: Path, kernels: KernelLibrary | None = None) -> ParityReport:
+    """The gate for an export of a large model: one short prompt, numpy, one matrix in memory at a time.
+
+    `source` must be the checkpoint the bundle was just made from. A bundle of flavour `edge` needs `kernels`.
+    """
+    manifest = load_manifest(bundle)
+    model = BundleSession(bundle, manifest, read_config(source), kernels)
+    prompts = gate_prompts(Tokenizer.from_file(str(bundle / "tokenizer.json")), manifest)
+    (prompt,) = (prompt for prompt in prompts if prompt.name == QUICK_PROMPT)
+    result = compare(model, _open_references("numpy", source, manifest, 0), prompt, QUICK_ANSWER_TOKENS)
+    return summarize([result], "numpy", quick_limits_for(manifest))
+
+
+def compare(
+    model: BundleSession, judges: Judges, prompt: GatePrompt, answer_tokens: int = ANSWER_TOKENS
+) -> PromptParity:
     """One prompt through the bundle and its judges."""
-    tokens, logits = model.greedy(prompt.prompt, ANSWER_TOKENS)
+    tokens, logits = model.greedy(prompt.prompt, answer_tokens)
+    model.unload()
     expected = judges.reference.logits(prompt.prompt, tokens[:-1])  # [n, V]
     rounded = None if judges.rounded is None else judges.rounded.logits(prompt.prompt, tokens[:-1])
     error = np.abs(logits - expected)
@@ -110,8 +136,8 @@ def compare(model: BundleSession, judges: Judges, prompt: GatePrompt) -> PromptP
     )
 
 
-def summarize(results: Sequence[PromptParity], manifest: Manifest, reference: ReferenceName) -> ParityReport:
-    """The worst of the maxima, the mean of the means, and whether all of it is within the limits of the weights.
+def summarize(results: Sequence[PromptParity], reference: ReferenceName, limits: Limits) -> ParityReport:
+    """The worst of the maxima, the mean of the means, and whether all of it is within the limits.
 
     NaN anywhere stays NaN (Python's own min and max would lose it).
     """
@@ -129,7 +155,14 @@ def summarize(results: Sequence[PromptParity], manifest: Manifest, reference: Re
         greedy_tokens_equal=sum(result.greedy_tokens_equal for result in results),
         mean_kl_to_rounded=float(np.mean(rounded)) if rounded else None,
     )
-    return limits_for(manifest).judge(report)
+    return limits.judge(report)
+
+
+def _installed_kernels() -> KernelLibrary:
+    try:
+        return KernelLibrary()
+    except KernelError as error:
+        raise OptionError(f"a bundle of flavour edge cannot be verified without our kernels: {error}") from error
 
 
 def _check_source(manifest: Manifest, source: Path) -> None:
@@ -141,16 +174,15 @@ def _check_source(manifest: Manifest, source: Path) -> None:
         )
 
 
-def _open_references(name: str, source: Path, manifest: Manifest) -> Judges:
-    if name == "optimum":
-        from edge_export.verify.optimum_reference import open_optimum_reference  # noqa: PLC0415  needs torch
+def _open_references(name: str, source: Path, manifest: Manifest, cache_bytes: int) -> Judges:
+    rounded = None
+    if manifest.tensor_errors:
+        rounded = NumpyReference(source, RoundedWeights(source, manifest, cache_bytes // 2))
+    if name == "numpy":
+        return Judges(NumpyReference(source, Weights(source, cache_bytes // 2)), rounded)
+    from edge_export.verify.optimum_reference import open_optimum_reference  # noqa: PLC0415  needs torch
 
-        return Judges(open_optimum_reference(source), None)
-    cache_bytes = numpy_cache_bytes()
-    reference = NumpyReference(source, Weights(source, cache_bytes // 2))
-    if not manifest.tensor_errors:
-        return Judges(reference, None)
-    return Judges(reference, NumpyReference(source, RoundedWeights(source, manifest, cache_bytes // 2)))
+    return Judges(open_optimum_reference(source), rounded)
 
 
 def _cosine(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:

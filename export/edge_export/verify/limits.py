@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -75,3 +76,13 @@ def limits_for(manifest: Manifest) -> Limits:
         max_rounded_kl=MAX_ROUNDED_KL_PER_LAYER * layers,
         min_greedy_share=MIN_INT4_GREEDY_SHARE if "int4" in stored else MIN_INT8_GREEDY_SHARE,
     )
+
+
+def quick_limits_for(manifest: Manifest) -> Limits:
+    """The bounds for one short prompt of a large model.
+
+    What rounding costs a large model was not measured as it was for tiny ones, and a few tokens would not tell it:
+    a quantized bundle is judged by its vision tower and by the reference on equally rounded weights.
+    """
+    limits = limits_for(manifest)
+    return limits if limits is EXACT else replace(limits, max_mean_kl=math.inf, min_greedy_share=0.0)

@@ -21,6 +21,7 @@ class RoundedWeights(Weights):
     def __init__(self, checkpoint: Path, manifest: Manifest, max_cached_bytes: int) -> None:
         super().__init__(checkpoint, max_cached_bytes)
         self._scheme = manifest.quantization
+        self._half_scales = manifest.flavour == "edge"
         self._quantized = {error.name for error in manifest.tensor_errors}
 
     def rounded(self, name: str, values: Array, use: Use) -> Array:
@@ -30,7 +31,7 @@ class RoundedWeights(Weights):
             return values
         bits = BITS[tensor_format.weights]
         matrix = values.reshape(len(values), -1)
-        blocks, _ = quantize(matrix, bits, tensor_format.block_size)
+        blocks, _ = quantize(matrix, bits, tensor_format.block_size, half_scales=self._half_scales)
         return dequantize(blocks, bits, matrix.shape[1]).reshape(values.shape)
 
     def _format(self, name: str, use: Use) -> TensorFormat:

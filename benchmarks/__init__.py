@@ -1,0 +1,1 @@
+"""Speed and memory, measured. Apart from the tests: nothing here is ever asserted."""

@@ -1,0 +1,83 @@
+#include "isa.h"
+
+#include "error.h"
+#include "kernel_table.h"
+
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace edge {
+namespace {
+
+constexpr KernelTable kScalar = {&kLinearScalar, &kAttentionScalar, &kVisionAttentionScalar, &kNormScalar};
+
+#if defined(__x86_64__)
+constexpr KernelTable kAvx2 = {&kLinearAvx2, &kAttentionAvx2, &kVisionAttentionAvx2, &kNormAvx2};
+constexpr KernelTable kAvx2Vnni = {&kLinearAvx2Vnni, &kAttentionAvx2Vnni, &kVisionAttentionAvx2Vnni, &kNormAvx2};
+constexpr KernelTable kAvx512Vnni = {&kLinearAvx512Vnni, &kAttentionAvx512Vnni, &kVisionAttentionAvx512Vnni,
+                                     &kNormAvx512Vnni};
+constexpr KernelTable kAvx512Bf16 = {&kLinearAvx512Vnni, &kAttentionAvx512Bf16, &kVisionAttentionAvx512Bf16,
+                                     &kNormAvx512Vnni};
+
+// The compiler's own test asks cpuid, and whether the operating system saves the registers.
+std::vector<Isa> detect() {
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vnni");
+#ifdef EDGE_AVX2_VNNI_AS_AVX512
+  const bool avx_vnni = avx512;
+#else
+  const bool avx_vnni = avx2 && __builtin_cpu_supports("avxvnni");
+#endif
+  return {
+      {"avx512_bf16", "AVX-512 F/BW/VL/DQ, VNNI and BF16", avx512 && __builtin_cpu_supports("avx512bf16"),
+       &kAvx512Bf16},
+      {"avx512_vnni", "AVX-512 F/BW/VL/DQ and VNNI", avx512, &kAvx512Vnni},
+      {"avx2_vnni", "AVX2, FMA, F16C and AVX-VNNI", avx_vnni, &kAvx2Vnni},
+      {"avx2", "AVX2, FMA and F16C", avx2, &kAvx2},
+      {"scalar", "nothing", true, &kScalar},
+  };
+}
+#elif defined(__aarch64__)
+constexpr KernelTable kNeonDotprod = {&kLinearNeonDotprod, &kAttentionNeonDotprod, &kVisionAttentionNeonDotprod,
+                                      &kNormNeonDotprod};
+constexpr KernelTable kNeonI8mm = {&kLinearNeonI8mm, &kAttentionNeonDotprod, &kVisionAttentionNeonDotprod,
+                                   &kNormNeonDotprod};
+
+std::vector<Isa> detect() {
+  const bool dotprod = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+  const bool i8mm = dotprod && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+  return {
+      {"neon_i8mm", "NEON with dot product and int8 matrix multiply", i8mm, &kNeonI8mm},
+      {"neon_dotprod", "NEON with dot product", dotprod, &kNeonDotprod},
+      {"scalar", "nothing", true, &kScalar},
+  };
+}
+#else
+std::vector<Isa> detect() { return {{"scalar", "nothing", true, &kScalar}}; }
+#endif
+
+}  // namespace
+
+const std::vector<Isa>& instruction_sets() {
+  static const std::vector<Isa> all = detect();
+  return all;
+}
+
+const Isa& find_isa(const std::string& name) {
+  std::string known;
+  for (const Isa& isa : instruction_sets()) {
+    known += text(", ", isa.name);
+    if (name == "auto" && isa.supported) return isa;
+    if (name != isa.name) continue;
+    if (isa.supported) return isa;
+    throw Error(text("instruction set ", name, " needs ", isa.requirements, ", which this processor lacks"));
+  }
+  throw Error(text("instruction set '", name, "' is not one of this build: wanted auto", known));
+}
+
+}  // namespace edge

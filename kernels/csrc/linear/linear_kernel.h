@@ -1,0 +1,233 @@
+// Linear for any instruction set of simd/: quantize a row, multiply a tile, finish it. linear.h has the definition.
+#pragma once
+
+#include "linear.h"
+#include "simd/math.h"
+
+namespace edge {
+namespace {
+
+template <class S>
+void quantize_row(const float* x, int64_t in, const LinearWeights& weights, const QuantizedRows& out, int64_t row) {
+  const int zero = weights.bits == 4 ? 8 : S::kInt8Zero;
+  const int64_t blocks = weights.in_padded / weights.block;
+  int8_t* values = out.values + row * weights.in_padded;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t begin = b * weights.block;
+    const int64_t present = in - begin < weights.block ? in - begin : weights.block;
+    auto peak = S::zero();
+    for (int64_t k = 0; k < present; k += 16) {
+      peak = S::max(peak, S::abs(S::load_first(x + begin + k, static_cast<int>(present - k))));
+    }
+    const float largest = S::max_lane(peak);
+    const auto inverse = S::splat(largest > 0 ? 127.0f / largest : 0.0f);
+    auto sum = S::splat_i32(0);
+    for (int64_t k = 0; k < weights.block; k += 16) {
+      const int left = static_cast<int>(present - k);
+      const auto q = S::to_i32(S::mul(S::load_first(x + begin + k, left > 0 ? left : 0), inverse));
+      S::store_i8(values + begin + k, q);
+      sum = S::add_i32(sum, q);
+    }
+    out.scales[row * blocks + b] = largest / 127.0f;
+    out.starts[row * blocks + b] = -zero * S::sum_i32(sum);
+  }
+}
+
+// Weights of one 64-byte step: int4 holds 8 inputs, int8 holds 4.
+template <class S, int kBits>
+struct Step;
+template <class S>
+struct Step<S, 4> {
+  static constexpr int kInputs = 8;
+  static typename S::Nibbles load(const uint8_t* p) { return S::load_nibbles(p); }
+};
+template <class S>
+struct Step<S, 8> {
+  static constexpr int kInputs = 4;
+  static typename S::Bytes load(const uint8_t* p) { return S::load_bytes(p); }
+};
+
+// Few rows are bound by reading the weights: there the next ones are prefetched, and two integer chains for each
+// accumulator hide the latency of the multiply.
+constexpr bool is_streaming(int rows, int groups) { return rows * groups <= 4; }
+constexpr int64_t kPrefetchBytes = 2048;
+
+// Adds one block of inputs to dot[r][g], for kRows rows x kGroups groups. `packed` is the block in the first group.
+// An instruction set with a matrix multiply has its own version.
+template <class S, int kBits, int kRows, int kGroups>
+struct BlockDot {
+  using W = Step<S, kBits>;
+
+  static inline __attribute__((always_inline)) void add(const uint8_t* packed, int64_t group_bytes,
+                                                        const int8_t* values, int64_t row_bytes, int block,
+                                                        typename S::I32 (&dot)[kRows][kGroups]) {
+    if constexpr (is_streaming(kRows, kGroups)) {
+      typename S::I32 second[kRows][kGroups];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int g = 0; g < kGroups; ++g) second[r][g] = S::splat_i32(0);
+      }
+      for (int k = 0; k < block; k += 2 * W::kInputs) {
+        step(packed + k * 64 / W::kInputs, group_bytes, values + k, row_bytes, dot);
+        step(packed + k * 64 / W::kInputs + 64, group_bytes, values + k + W::kInputs, row_bytes, second);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int g = 0; g < kGroups; ++g) dot[r][g] = S::add_i32(dot[r][g], second[r][g]);
+      }
+    } else {
+      for (int k = 0; k < block; k += W::kInputs) {
+        step(packed + k * 64 / W::kInputs, group_bytes, values + k, row_bytes, dot);
+      }
+    }
+  }
+
+ private:
+  static inline __attribute__((always_inline)) void step(const uint8_t* packed, int64_t group_bytes,
+                                                         const int8_t* values, int64_t row_bytes,
+                                                         typename S::I32 (&dot)[kRows][kGroups]) {
+    decltype(W::load(packed)) w[kGroups];
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) {
+      w[g] = W::load(packed + g * group_bytes);
+      if (is_streaming(kRows, kGroups)) S::prefetch(packed + g * group_bytes + kPrefetchBytes);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int g = 0; g < kGroups; ++g) dot[r][g] = S::dot(dot[r][g], w[g], values + r * row_bytes);
+    }
+  }
+};
+
+// acc[r][g] = the channels of group `group + g` for row `row + r`.
+template <class S, int kBits, int kRows, int kGroups>
+void multiply_tile(const LinearWeights& weights, const QuantizedRows& x, int64_t row, int64_t group,
+                   typename S::F32 (&acc)[kRows][kGroups]) {
+  const int64_t blocks = weights.in_padded / weights.block;
+  const int64_t group_bytes = weights.in_padded * kBits * 2, block_bytes = weights.block * kBits * 2;
+  const uint8_t* packed = weights.packed + group * group_bytes;
+  const uint16_t* scales = weights.scales + group * blocks * 16;
+  const int8_t* values = x.values + row * weights.in_padded;
+  const float* x_scales = x.scales + row * blocks;
+  const int32_t* starts = x.starts + row * blocks;
+
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) acc[r][g] = S::zero();
+  }
+  for (int64_t b = 0; b < blocks; ++b) {
+    typename S::I32 dot[kRows][kGroups];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const auto start = S::splat_i32(starts[r * blocks + b]);
+#pragma GCC unroll 8
+      for (int g = 0; g < kGroups; ++g) dot[r][g] = start;
+    }
+    BlockDot<S, kBits, kRows, kGroups>::add(packed + b * block_bytes, group_bytes, values + b * weights.block,
+                                            weights.in_padded, weights.block, dot);
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) {
+      const auto scale = S::load_f16(scales + (g * blocks + b) * 16);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const auto factor = S::mul(scale, S::splat(x_scales[r * blocks + b]));
+        acc[r][g] = S::fma(S::to_f32(dot[r][g]), factor, acc[r][g]);
+      }
+    }
+  }
+}
+
+// Bias, activation, residual, store: sixteen channels of one row.
+template <class S>
+void finish(const LinearOutput& out, int64_t row, int64_t channel, typename S::F32 v) {
+  const int64_t left = out.features - channel;
+  if (left <= 0) return;
+  const int n = static_cast<int>(left < 16 ? left : 16);
+  if (out.bias != nullptr) v = S::add(v, S::load_first(out.bias + channel, n));
+  if (out.activation == Activation::kGelu) v = gelu<S>(v);
+  if (out.activation == Activation::kGeluTanh) v = gelu_tanh<S>(v);
+  const int64_t place = row * out.features + channel;
+  if (out.residual != nullptr) v = S::add(v, S::load_first(out.residual + place, n));
+  S::store_first(out.out + place, v, n);
+}
+
+template <class S, int kBits, int kRows, int kGroups>
+void finished_tile(const LinearWeights& weights, const QuantizedRows& x, const LinearOutput& out, int64_t row,
+                   int64_t group) {
+  typename S::F32 acc[kRows][kGroups];
+  multiply_tile<S, kBits, kRows, kGroups>(weights, x, row, group, acc);
+  for (int r = 0; r < kRows; ++r) {
+    if (out.activation == Activation::kSiluMul) {
+      finish<S>(out, row + r, group * 8, S::mul(silu<S>(acc[r][0]), acc[r][kGroups - 1]));
+      continue;
+    }
+    for (int g = 0; g < kGroups; ++g) finish<S>(out, row + r, (group + g) * 16, acc[r][g]);
+  }
+}
+
+// `count` rows, at most S::kTileRows, as one tile.
+template <class S, int kBits, int kGroups, int kRows = S::kTileRows>
+void few_rows(const LinearWeights& weights, const QuantizedRows& x, const LinearOutput& out, int64_t row, int64_t count,
+              int64_t group) {
+  if (count == kRows) return finished_tile<S, kBits, kRows, kGroups>(weights, x, out, row, group);
+  if constexpr (kRows > 1) few_rows<S, kBits, kGroups, kRows - 1>(weights, x, out, row, count, group);
+}
+
+template <class S, int kBits, int kGroups>
+void all_rows(const LinearWeights& weights, const QuantizedRows& x, const LinearOutput& out, int64_t row_begin,
+              int64_t row_end, int64_t group) {
+  for (int64_t row = row_begin; row < row_end; row += S::kTileRows) {
+    const int64_t left = row_end - row;
+    few_rows<S, kBits, kGroups>(weights, x, out, row, left < S::kTileRows ? left : S::kTileRows, group);
+  }
+}
+
+template <class S, int kBits>
+void multiply_groups(const LinearWeights& weights, const QuantizedRows& x, const LinearOutput& out, int64_t row_begin,
+                     int64_t row_end, int64_t group_begin, int64_t group_end) {
+  // A gate and its up are finished together, so they need two groups at a time even where registers are few.
+  constexpr int kPair = 2;
+  const bool pairs = out.activation == Activation::kSiluMul || S::kTileGroups == kPair;
+  int64_t group = group_begin;
+  for (; pairs && group + kPair <= group_end; group += kPair) {
+    all_rows<S, kBits, kPair>(weights, x, out, row_begin, row_end, group);
+  }
+  for (; group < group_end; ++group) all_rows<S, kBits, 1>(weights, x, out, row_begin, row_end, group);
+}
+
+template <class S>
+void multiply(const LinearWeights& weights, const QuantizedRows& x, const LinearOutput& out, int64_t row_begin,
+              int64_t row_end, int64_t group_begin, int64_t group_end) {
+  const auto run = weights.bits == 4 ? multiply_groups<S, 4> : multiply_groups<S, 8>;
+  run(weights, x, out, row_begin, row_end, group_begin, group_end);
+}
+
+template <class S>
+double int8_peak(int64_t steps) {
+  constexpr int kSums = S::kTileRows * S::kTileGroups;
+  const uint8_t weights[64] = {1};
+  const int8_t x[4] = {1, 2, 3, 4};
+  const auto w = S::load_bytes(weights);
+  typename S::I32 sums[kSums];
+  for (auto& sum : sums) sum = S::splat_i32(0);
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 16
+    for (auto& sum : sums) sum = S::dot(sum, w, x);
+  }
+  int32_t total = 0;
+  for (const auto& sum : sums) total |= S::sum_i32(sum);
+  // Always true, which the compiler cannot know: the sums are used.
+  return total == 0x7eadbeef ? 0.0 : static_cast<double>(steps) * kSums * 64 * 2;
+}
+
+template <class S>
+constexpr LinearKernels linear_kernels() {
+  return {quantize_row<S>, multiply<S>, int8_peak<S>};
+}
+
+}  // namespace
+}  // namespace edge

@@ -1,0 +1,67 @@
+"""`edge.Linear`: rows of activations, quantized to int8 block by block, times INT4 or INT8 block weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_kernels.packing import GROUP, PackedWeight, unpack
+
+
+def quantize_rows(x: NDArray[np.float32], block_size: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Each row and block to int8: q = round(x * (127 / max|x|)), scale = max|x| / 127, ties to even.
+
+    x: float32 [rows, in]. Returns q int8 [rows, blocks, block_size] (zeros past `in`) and scales [rows, blocks].
+    """
+    rows, features = x.shape
+    blocks = np.pad(x, ((0, 0), (0, -features % block_size))).reshape(rows, -1, block_size)
+    largest = np.abs(blocks).max(axis=2)
+    inverse = np.where(largest > 0, np.float32(127) / np.where(largest > 0, largest, 1), 0).astype(np.float32)
+    q = np.rint(blocks * inverse[:, :, None]).astype(np.int8)
+    return q, largest / np.float32(127)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSpec:
+    """The attributes of the op."""
+
+    bits: int
+    block_size: int
+    out_features: int
+    activation: str = "none"
+    """none, gelu, gelu_tanh, or silu_mul: silu(gate) * up, the groups of the weight alternating between the two"""
+
+
+def linear(
+    x: NDArray[np.float32],
+    weight: PackedWeight,
+    spec: LinearSpec,
+    bias: NDArray[np.float32] | None = None,
+    residual: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """act(x @ dequantized(weight).T + bias) + residual, with x quantized by `quantize_rows`.
+
+    x: float32 [rows, in]. Returns float32 [rows, out_features].
+    """
+    channels = weight.weight.shape[0] * GROUP
+    stored, scales = unpack(weight, spec.bits, channels)
+    if spec.bits == 4:
+        stored = np.stack([stored & 15, stored >> 4], axis=-1).reshape(*stored.shape[:2], -1)
+    w = stored.astype(np.int32) - (8 if spec.bits == 4 else 128)
+    q, x_scales = quantize_rows(x, spec.block_size)
+    y = np.zeros((x.shape[0], channels))
+    for b in range(w.shape[1]):
+        sums = q[:, b].astype(np.float64) @ w[:, b].T  # exact: whole numbers below 2^53
+        y += sums * x_scales[:, b, None].astype(np.float64) * scales[None, :, b]
+    if spec.activation == "silu_mul":
+        gate, up = np.moveaxis(y.reshape(x.shape[0], -1, 2, GROUP), 2, 0)
+        y = (gate / (1 + np.exp(-gate)) * up).reshape(x.shape[0], -1)
+    y = y[:, : spec.out_features] + (0 if bias is None else bias)
+    if spec.activation == "gelu":
+        y = y * 0.5 * (1 + np.vectorize(math.erf)(y / math.sqrt(2)))
+    if spec.activation == "gelu_tanh":
+        y = y * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+    return (y + (0 if residual is None else residual)).astype(np.float32)

@@ -1,0 +1,32 @@
+"""One question of the evaluation and what is true about its screen. Knows nothing of models."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocket.screens.questions import Turn
+from pocket.screens.screen import Screen
+
+Image = NDArray[np.uint8]
+Messages = list[dict[str, Any]]
+Answer = Callable[[Sequence[Image], Messages], str]
+"""A model: images uint8 [height, width, 3] RGB and a chat in Hugging Face's format, to the text of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`turn` asks about `images`, one or two screenshots; `screen` is the truth about the last of them."""
+
+    name: str
+    images: tuple[Image, ...]
+    screen: Screen
+    turn: Turn
+
+    @property
+    def messages(self) -> Messages:
+        """The chat to answer; its image parts stand for `images` in order."""
+        parts: list[dict[str, str]] = [{"type": "image"} for _ in self.images]
+        return [{"role": "user", "content": [*parts, {"type": "text", "text": self.turn.question}]}]

@@ -1,0 +1,85 @@
+"""Muon for the matrices inside blocks, AdamW for everything else, as one optimizer with one learning-rate factor.
+
+Muon replaces a matrix's averaged gradient by its nearest orthogonal matrix (Newton-Schulz, Keller Jordan 2024,
+https://kellerjordan.github.io/posts/muon/). On these small transformers it needs about half of AdamW's steps.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def orthogonal(gradient: Tensor, steps: int = 5) -> Tensor:
+    """Approximately the orthogonal factor of `gradient` [rows, columns]; bfloat16 inside."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x: Tensor = gradient.bfloat16()
+    tall = x.size(0) > x.size(1)
+    x = x.T if tall else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, then orthogonalization. A group's `pieces` says how many matrices are stacked in each parameter."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "pieces": 1})
+
+    def step(self, closure: Any = None) -> Any:  # noqa: ARG002 - torch's signature
+        """Updates parameters in place from their `.grad`."""
+        with torch.no_grad():
+            for group in self.param_groups:
+                for param in group["params"]:
+                    if param.grad is not None:
+                        self._update(param, param.grad, group)
+
+    def _update(self, param: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[param]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(param)
+        average = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        update = gradient.lerp(average, group["momentum"])
+        for piece, target in zip(update.chunk(group["pieces"]), param.chunk(group["pieces"]), strict=True):
+            scale = max(1, piece.size(0) / piece.size(1)) ** 0.5
+            target.mul_(1 - group["lr"] * 0.01)
+            target.add_(orthogonal(piece).to(param.dtype), alpha=-group["lr"] * scale)
+
+
+class Optimizers:
+    """The pair of optimizers of one training phase. Mutates the model on `step`."""
+
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], muon_lr: float, adam_lr: float) -> None:
+        matrices: list[nn.Parameter] = []
+        fused: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, param in named:
+            inside = param.ndim == 2 and (".blocks." in name or ".layers." in name)
+            (others if not inside else fused if ".qkv." in name else matrices).append(param)
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": fused, "pieces": 3}]
+        self._muon = Muon([group for group in groups if group["params"]], lr=muon_lr)
+        self._adam = torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self._rates = (muon_lr, adam_lr)
+        self._params = matrices + fused + others
+
+    def step(self, factor: float) -> None:
+        """One update at `factor` times the base rates, gradients clipped to norm 1."""
+        torch.nn.utils.clip_grad_norm_(self._params, 1.0)
+        for optimizer, rate in zip((self._muon, self._adam), self._rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both optimizers' states."""
+        return {"muon": self._muon.state_dict(), "adam": self._adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self._muon.load_state_dict(state["muon"])
+        self._adam.load_state_dict(state["adam"])

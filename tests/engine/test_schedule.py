@@ -1,0 +1,103 @@
+"""Who runs when: chunks, turns, room in the cache; and that none of it changes an answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine.fake_runner import (
+    TOKENS_PER_IMAGE,
+    FakeCache,
+    FakeRunner,
+    engine_of,
+    last_of,
+    request,
+    run_all,
+)
+
+
+def test_chunked_prefill_runs_each_prompt_token_once():
+    runner = FakeRunner()
+    engine = engine_of(runner, prefill_chunk=4)
+    engine.submit(request("a", "x" * 10, max_tokens=2))
+    run_all(engine)
+    assert runner.forwards == [[("a", 4)], [("a", 4)], [("a", 2)], [("a", 1)]]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 8, 9, 1000])
+def test_chunked_prefill_gives_the_tokens_of_whole_prefill(chunk: int):
+    tokens = []
+    for size in (chunk, 10_000):
+        engine = engine_of(FakeRunner(), prefill_chunk=size)
+        engine.submit(request("a", "what is this?", images=2, max_tokens=20))
+        tokens.append(last_of(run_all(engine), "a").token_ids)
+    assert tokens[0] == tokens[1]
+    assert len(tokens[0]) > 1
+
+
+def test_interleaved_chats_give_the_tokens_they_give_alone():
+    requests = [
+        request(f"r{i}", f"question {i} " * (i + 1), images=i % 3, max_tokens=12, temperature=0.8 * (i % 2), seed=i)
+        for i in range(6)
+    ]
+    alone = {}
+    for one in requests:
+        engine = engine_of(FakeRunner())
+        engine.submit(one)
+        alone[one.request_id] = last_of(run_all(engine), one.request_id).token_ids
+    runner = FakeRunner()
+    engine = engine_of(runner, max_running=4)
+    for one in requests:
+        engine.submit(one)
+    together = run_all(engine)
+    assert {name: last_of(together, name).token_ids for name in alone} == alone
+    assert max(len(run) for run in runner.forwards) >= 3, "the chats did not overlap, so nothing was tested"
+
+
+def test_same_seed_same_tokens_and_other_seed_other_tokens():
+    answers = []
+    for seed in (5, 5, 6):
+        engine = engine_of(FakeRunner())
+        engine.submit(request("a", temperature=1.0, seed=seed, max_tokens=30))
+        answers.append(last_of(run_all(engine), "a").token_ids)
+    assert answers[0] == answers[1]
+    assert answers[0] != answers[2]
+
+
+def test_chats_wait_for_room_in_the_cache_in_order_of_arrival():
+    runner = FakeRunner(kv_cache=FakeCache(40))
+    engine = engine_of(runner)
+    engine.submit(request("small", "x" * 10, max_tokens=10))
+    engine.submit(request("large", "x" * 30, max_tokens=10))
+    engine.submit(request("tiny", "x", max_tokens=1))
+    engine.step()
+    assert (engine.num_running, engine.num_waiting) == (1, 2)
+    run_all(engine)
+    first_runs = list(dict.fromkeys(name for run in runner.forwards for name, _ in run))
+    assert first_runs == ["small", "large", "tiny"]
+    assert not runner.kv_cache.out
+
+
+def test_prefilling_chats_take_turns_and_decoding_ones_never_wait():
+    runner = FakeRunner(script={"go": list(range(97, 117))})
+    engine = engine_of(runner, prefill_chunk=4)
+    engine.submit(request("talks", "go", max_tokens=20))
+    engine.step()
+    engine.submit(request("long", "x" * 16, max_tokens=1))
+    engine.submit(request("short", "y" * 8, max_tokens=1))
+    for _ in range(6):
+        engine.step()
+    expected = ["long", "short", "long", "short", "long", "long"]
+    assert runner.forwards[1:] == [[("talks", 1), (name, 4)] for name in expected]
+
+
+def test_images_are_encoded_one_a_step_while_others_decode():
+    runner = FakeRunner(script={"go": list(range(97, 117))})
+    engine = engine_of(runner, prefill_chunk=100)
+    engine.submit(request("talks", "go", max_tokens=20))
+    engine.step()
+    engine.submit(request("looks", "x", images=3, max_tokens=1))
+    for done in (1, 2, 3):
+        assert [event.request_id for event in engine.step()] == ["talks"]
+        assert runner.encodes == ["looks"] * done
+    engine.step()
+    assert runner.forwards[-1] == [("talks", 1), ("looks", 3 * TOKENS_PER_IMAGE + 1)]
