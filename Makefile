@@ -8,7 +8,7 @@ PYTEST_FLAGS ?=
 VENV := .venv
 PARITY_VENV := .venv-parity
 SCREENSHOT := examples/screens/kiosk-order.png
-PACKAGES := edge_runtime export/edge_export kernels/edge_kernels scripts
+PACKAGES := edge_runtime export/edge_export kernels/edge_kernels scripts pocket
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test parity check format clean

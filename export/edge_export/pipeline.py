@@ -38,7 +38,7 @@ from edge_runtime.model.manifest import (
 
 GATED_PARAMETERS = 100_000_000
 """Models up to this size pass the whole parity gate as part of every export. Larger ones pass a quick one if asked to:
-ONNX Runtime's copies of the weights of an 8B take more memory than the export itself may."""
+ONNX Runtime copies the weights it runs, which for an 8B is more than an export should take."""
 
 COPIED_FILES = ("tokenizer.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md")
 

@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+import edge_kernels
+
 ISA_OPTION = "edge_kernels.isa"
 """Session option that forces an instruction set: a name from `KernelLibrary.instruction_sets`, or "auto"."""
 
@@ -54,7 +56,8 @@ def library_path(build_dir: Path | None = None) -> Path:
     if build_dir is not None:
         places = [build_dir / _FILE_NAME, build_dir / "kernels" / _FILE_NAME]
     else:
-        places = [Path(__file__).parent / _FILE_NAME]
+        # An editable install has two folders: the sources, and the one in site-packages that holds what was built.
+        places = [Path(folder) / _FILE_NAME for folder in edge_kernels.__path__]
     for path in places:
         if path.is_file():
             return path.resolve()

@@ -36,7 +36,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit is {options.limit}; it must be at least 1")
-    names = [str(path) for path in options.model]
+    names = [path.name for path in options.model]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in options.model]
     if len(set(names)) < len(names):
         parser.error("--model names the same folder twice")
     sets = {name: _cases(name, options.limit) for name in options.set}

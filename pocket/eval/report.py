@@ -72,7 +72,7 @@ def markdown(answered: Answered) -> str:
         first, *_ = by_model.values()
         screens = len({result.case.rsplit("/", 1)[0] for result in first})
         lines = [f"## {set_name}: {len(first)} questions about {screens} screens", ""]
-        lines += ["| | answers | " + " | ".join(by_model) + " |", "|---|---:" * 2 + "|---:" * (len(by_model) - 1) + "|"]
+        lines += ["| | answers | " + " | ".join(by_model) + " |", "|---|---:" + "|---:" * len(by_model) + "|"]
         table = [means(results) for results in by_model.values()]
         for name, (_, count) in table[0].items():
             cells = " | ".join(f"{100 * column[name][0]:.1f}%" for column in table)

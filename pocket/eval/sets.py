@@ -18,7 +18,6 @@ from pocket.screens.archive import Rendered
 from pocket.screens.changes import pair
 from pocket.screens.chromium import browser, render
 from pocket.screens.html import HtmlPage, html_page
-from pocket.screens.page import compose
 from pocket.screens.painter import paint
 from pocket.screens.questions import (
     Ask,
@@ -37,6 +36,7 @@ from pocket.screens.questions import (
     ask_type,
     ask_value,
 )
+from pocket.screens.templates import compose
 from pocket.screens.words import Phrases
 
 PAGES = Path(__file__).with_name("pages")

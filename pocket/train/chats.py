@@ -13,10 +13,10 @@ from torch.utils.data import IterableDataset
 from pocket.screens.archive import Rendered, by_size, read
 from pocket.screens.changes import pair
 from pocket.screens.labels import dense_labels
-from pocket.screens.page import compose
 from pocket.screens.painter import measure, paint
 from pocket.screens.questions import Turn, ask, ask_change
 from pocket.screens.shift import room_below, shift_down
+from pocket.screens.templates import compose
 from pocket.screens.words import Phrases
 from pocket.train.conversations import Chat, ChatBatch, build_chat, stack_chats
 from pocket.train.heads import DenseBatch

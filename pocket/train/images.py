@@ -12,9 +12,9 @@ from torch.utils.data import IterableDataset
 
 from pocket.screens.archive import by_size, read
 from pocket.screens.labels import DenseLabels, dense_labels
-from pocket.screens.page import compose, dense_page
 from pocket.screens.painter import paint
 from pocket.screens.shift import shift_down
+from pocket.screens.templates import compose, dense_page
 from pocket.screens.words import Phrases
 from pocket.train.heads import DenseBatch
 

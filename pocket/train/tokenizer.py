@@ -14,10 +14,10 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from pocket.screens.page import compose
 from pocket.screens.painter import measure
 from pocket.screens.questions import TASKS, ask_change
 from pocket.screens.screen import KINDS, STATES, Element, Screen
+from pocket.screens.templates import compose
 from pocket.screens.words import Phrases
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +22,7 @@ from edge_runtime.cli.main import app
 from edge_runtime.cli.printing import AnswerPrinter, describe_timings
 from edge_runtime.devices.profile import list_profiles
 from edge_runtime.engine.events import Delta, Finished, Timings
+from edge_runtime.model.manifest import load_manifest, save_manifest
 
 Run = Callable[..., Result]
 
@@ -161,6 +165,7 @@ def test_seed_makes_sampling_repeatable(run: Run, tiny_bundle: Path) -> None:
         (["{bundle}", "hi", "--max-pixels", "1"], 2, "max_pixels"),
         (["tcp://127.0.0.1:1", "hi", "--max-pixels", "65536"], 2, "max_pixels"),
         (["{bundle}", "hi", "--profile", "toaster"], 2, "no device profile"),
+        (["tcp://127.0.0.1:1", "hi", "--profile", "cpu-generic"], 2, "profile is the server's choice"),
     ],
 )
 def test_errors_are_one_line(
@@ -178,6 +183,25 @@ def test_no_server_is_the_other_exit_code(run: Run) -> None:
     result = run("ask", "tcp://127.0.0.1:1", "hi")
     assert result.exit_code == 1
     assert "edge-runtime serve" in result.stderr
+
+
+def test_ctrl_c_cancels_and_is_no_traceback(tiny_bundle: Path) -> None:
+    program = [sys.executable, "-c", "from edge_runtime.cli.main import app; app()"]
+    arguments = ["ask", str(tiny_bundle), "hello", "--max-tokens", "400", "--quiet"]
+    with subprocess.Popen([*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 130
+
+
+def test_a_bundle_that_was_never_compared_says_so(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "b")
+    save_manifest(msgspec.structs.replace(load_manifest(tiny_bundle), parity=None), tmp_path / "b")
+    assert "parity not measured" in run("ask", tmp_path / "b", "hello", "--max-tokens", 1).stderr
+    assert "parity not measured" not in run("ask", tmp_path / "b", "hello", "--max-tokens", 1, "--quiet").stderr
 
 
 def test_a_closed_pipe_is_no_traceback(tiny_bundle: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from edge_runtime.engine.load import load_engine, plan_bundle
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import BadParameter, BundleError, ContextOverflow, DoesNotFit
 from edge_runtime.model.conversation import Message, TextPart
+from edge_runtime.model.session import choose_execution_provider
 
 PLAN = MemoryRequest(context_tokens=96, max_chats=2)
 
@@ -25,6 +27,13 @@ def profile() -> ResolvedProfile:
 
 def request(number: int, max_tokens: int = 8) -> GenerationRequest:
     return GenerationRequest(str(number), (Message("user", (TextPart("hello"),)),), max_tokens=max_tokens)
+
+
+def test_a_provider_that_is_passed_over_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert choose_execution_provider(["cuda", "cpu"]) == "cpu"
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "'cuda' is passed over" in caplog.text
 
 
 def test_the_engine_keeps_to_the_plan(tiny_bundle: Path, profile: ResolvedProfile) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pocket.screens.archive import by_size, read, write
-from pocket.screens.page import compose
 from pocket.screens.painter import paint
+from pocket.screens.templates import compose
 from pocket.screens.words import Phrases
 
 

@@ -82,7 +82,7 @@ def test_report_has_a_column_per_model(tmp_path: Path) -> None:
     answered = {"painted": {"fp32": [result("button", 1), result("button", 1)], "int4": [result("button", 1),
                                                                                       result("link", 0)]}}  # fmt: skip
     text = markdown(answered)
-    assert "| | answers | fp32 | int4 |" in text
+    assert "| | answers | fp32 | int4 |\n|---|---:|---:|---:|\n" in text
     assert "| kind | 2 | 100.0% | 50.0% |" in text
     assert "| the same answer as fp32 | 2 | 100.0% | 50.0% |" in text
     data = as_json(answered)["painted"]["int4"]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from pocket.screens.labels import dense_labels
-from pocket.screens.page import Widget, compose
+from pocket.screens.page import Widget
 from pocket.screens.painter import measure, paint
 from pocket.screens.shift import room_below, shift_down
+from pocket.screens.templates import compose
 from pocket.screens.words import Phrases
 from tests.pocket.conftest import plain_page
 

@@ -11,7 +11,6 @@ import pytest
 
 from pocket.eval.metrics import parse_action, parse_point, point_hits
 from pocket.screens.changes import NOTHING, pair
-from pocket.screens.page import compose
 from pocket.screens.painter import measure
 from pocket.screens.questions import (
     ABSENT,
@@ -35,6 +34,7 @@ from pocket.screens.questions import (
     reading_order,
 )
 from pocket.screens.screen import TOGGLES, Screen
+from pocket.screens.templates import compose
 from pocket.screens.words import Phrases
 
 pytestmark = pytest.mark.usefixtures("fonts")

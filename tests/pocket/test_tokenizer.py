@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pocket.screens.page import compose
 from pocket.screens.painter import measure
 from pocket.screens.questions import ask
+from pocket.screens.templates import compose
 from pocket.screens.words import Phrases
 from pocket.train.tokenizer import SPECIAL, WEIGHTS, load, special_ids, tokenizer_config, vocabulary_size
 

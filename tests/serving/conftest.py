@@ -34,9 +34,9 @@ MODEL = ModelInfo("fake", "portable", 4096, 1 << 20, VIDEO, "0.0")
 class FakeEngine:
     """One word per step and request; the prompt says which.
 
-    `count N`: N words, then `Finished`; `hold`: one word, then nothing until cancelled; `silent`: nothing; `flood`: long words until
-    cancelled; `parts`: what the message was made of; `refuse`: an error in `submit`; `break`: a bug in `submit`;
-    `crash`: a bug in `step`.
+    `count N`: N words, then `Finished`; `hold`: one word, then nothing until cancelled; `silent`: nothing until
+    cancelled; `flood`: long words until cancelled; `parts`: what the message was made of; `refuse`: an error in
+    `submit`; `break`: a bug in `submit`; `crash`: a bug in `step`.
     """
 
     def __init__(self) -> None:

@@ -9,6 +9,8 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from socket import AF_UNIX
+from socket import socket as Socket
 from typing import Any
 
 import msgpack
@@ -16,6 +18,7 @@ import pytest
 import zmq
 
 from edge_runtime.errors import AddressInUse, BadParameter, InternalError, ServerError
+from edge_runtime.serving.address import refuse_live_ipc
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.limits import DEFAULT_LIMITS
 from edge_runtime.serving.server import Server
@@ -94,6 +97,18 @@ def test_pictures_in_flight_have_a_budget(serve: Serve, dealer: Callable[..., zm
     assert read(socket, "failed")["id"] == "first"
     ask(socket, "count 1", "third", b"x" * 100)
     assert read(socket, "finished", "failed")["type"] == "finished"
+
+
+def test_a_socket_of_another_user_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "s.sock"
+    with Socket(AF_UNIX) as taken:
+        taken.bind(str(path))
+        monkeypatch.setattr(Socket, "connect", refuse)
+        with pytest.raises(ServerError, match="another user"):
+            refuse_live_ipc(f"ipc://{path}")
 
 
 def test_duplicate_id_does_not_end_the_first(serve: Serve, dealer: Callable[..., zmq.Socket[bytes]]) -> None:

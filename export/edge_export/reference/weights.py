@@ -48,7 +48,7 @@ class Weights:
     def rows(self, name: str, indices: NDArray[np.int64]) -> Array:
         """Some rows [T, D] of the embedding table, without converting the rest."""
         distinct, places = np.unique(indices, return_inverse=True)
-        with safe_open(self._file_of[name], "np") as file:  # type: ignore[no-untyped-call]
+        with safe_open(self._file_of[name], "np") as file:
             table = file.get_slice(name)
             rows = np.concatenate([table[int(row) : int(row) + 1] for row in distinct]).astype(np.float32)
         return self.rounded(name, rows, "embedding")[places]
@@ -57,7 +57,7 @@ class Weights:
         """The rows of the LM head, a block at a time, so that the float32 copy of all never exists."""
         start, total = 0, 1
         while start < total:
-            with safe_open(self._file_of[name], "np") as file:  # type: ignore[no-untyped-call]
+            with safe_open(self._file_of[name], "np") as file:
                 table = file.get_slice(name)
                 total = table.get_shape()[0]
                 rows = table[start : min(start + num_rows, total)].astype(np.float32)

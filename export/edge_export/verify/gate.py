@@ -186,10 +186,14 @@ def _open_references(name: str, source: Path, manifest: Manifest, cache_bytes: i
 
 
 def _cosine(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
-    """Cosine between vision outputs, the lowest of image embeddings and DeepStack taps; 0 where one is all zero."""
+    """Cosine between vision outputs, the lowest of image embeddings and DeepStack taps."""
     pairs = [(a[0], b[0]), *zip(a[1], b[1], strict=True)]
     norms = [float(np.linalg.norm(x) * np.linalg.norm(y)) for x, y in pairs]
-    cosines = [float(np.vdot(x, y)) / norm if norm else 0.0 for (x, y), norm in zip(pairs, norms, strict=True)]
+    # Two zero vectors agree (taps that training has not touched yet); a zero beside anything else does not.
+    cosines = [
+        float(np.vdot(x, y)) / norm if norm else float(np.array_equal(x, y))
+        for (x, y), norm in zip(pairs, norms, strict=True)
+    ]
     return float(np.min(cosines))
 
 

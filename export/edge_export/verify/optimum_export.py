@@ -20,7 +20,7 @@ from optimum.exporters.onnx.model_patcher import ModelPatcher
 from optimum.exporters.tasks import TasksManager
 from optimum.utils import DummyInputGenerator, NormalizedConfig
 from torch import Tensor
-from torch.jit import TracerWarning  # type: ignore[attr-defined]
+from torch.jit import TracerWarning  # type: ignore[attr-defined, unused-ignore]  # unused where torch is absent
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision, eager_attention_forward
 
 VISION_MODEL_TYPE = "qwen3_vl_vision"

@@ -1,0 +1,250 @@
+"""Page templates: random choices become a `Page`. Those of the held-out split share no layout with those trained on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from pocket.screens.fonts import text_width
+from pocket.screens.page import Page, Panel, Widget, random_theme
+from pocket.screens.screen import ROW, TOGGLES
+from pocket.screens.words import Phrases, Split
+
+
+class Composer:
+    """Collects widgets of one page. Mutates itself and the random generator it was given; names never repeat."""
+
+    def __init__(self, rng: Random, phrases: Phrases, width: int, height: int) -> None:
+        self.rng, self.phrases = rng, phrases
+        self.width, self.height = width, height
+        self.rows = height // ROW
+        self.theme = random_theme(rng)
+        self.widgets: list[Widget] = []
+        self.panels: list[Panel] = []
+        self._names: set[str] = set()
+
+    def name(self, room: float, bold: bool = False) -> str:
+        """A new name no wider than `room` pixels."""
+        face = replace(self.theme.face, bold=bold)
+        for attempt in range(40):
+            name = self.phrases.name(self.rng, 2 if attempt < 12 else 1)
+            key = name.lower()
+            if key not in self._names and text_width(face, name) <= room:
+                self._names.add(key)
+                return name
+        return ""
+
+    def value(self, room: float) -> str:
+        """A field's content no wider than `room`."""
+        for _ in range(20):
+            value = self.phrases.value(self.rng)
+            if text_width(self.theme.face, value) <= room:
+                return value
+        return self.phrases.value(self.rng, max_length=3)
+
+    def add(self, kind: str, row: int, x: float, width: float) -> int:
+        """Places one widget of random name and state; returns the rows it takes (0 when nothing fitted)."""
+        rng, variant = self.rng, self.rng.randrange(4)
+        state, value = "", ""
+        rows = 1
+        room = width - {"button": 16, "checkbox": 24, "radio": 24, "switch": 40, "tab": 10, "item": 14}.get(kind, 2)
+        if kind in TOGGLES:
+            state = rng.choice(TOGGLES[kind])
+        elif kind == "button":
+            state = "disabled" if rng.random() < 0.12 else ""
+        elif kind == "field":
+            above = variant < 2
+            rows = 3 if above else 1
+            inner = width - 14 if above else width / 2 - 14
+            value = self.value(inner) if rng.random() < 0.7 else ""
+            state = "filled" if value else "empty"
+            room = width if above else width / 2 - 8
+        elif kind == "item" and rng.random() < 0.6:
+            value = self.phrases.price(rng) if rng.random() < 0.5 else self.value(width * 0.4)
+            room -= text_width(self.theme.face, value) + 10
+        elif kind == "card":
+            kind, variant, rows = "item", 7, 2
+            value = self.phrases.price(rng) if rng.random() < 0.6 else self.value(room - 16)
+            room -= 14
+        name = self.name(room, bold=kind == "title" or variant == 7)
+        if not name or row + rows > self.rows:
+            return 0
+        self.widgets.append(Widget(kind, name, row, x, width, state, value, variant))
+        return rows
+
+    def page(self) -> Page:
+        """The finished page."""
+        return Page(self.width, self.height, self.theme, tuple(self.widgets), tuple(self.panels))
+
+
+def compose(rng: Random, phrases: Phrases, width: int, height: int) -> Page:
+    """A random page of a template of its split, chosen by `rng` and filled with names from `phrases`."""
+    composer = Composer(rng, phrases, width, height)
+    rng.choice(_TEMPLATES[phrases.split])(composer)
+    return composer.page()
+
+
+def _heading(c: Composer) -> int:
+    """A title, on a bar or plain; returns the first free row."""
+    row = c.rng.choice((0, 1, 1))
+    x = c.rng.randint(6, 20)
+    if c.rng.random() < 0.4:
+        c.panels.append(Panel((0, 0, c.width, ROW * (row + 1) + 8), accent=True))
+    if c.rng.random() < 0.25:
+        room = c.width // 3
+        c.add("title", row, x, c.width - room - 30)
+        c.add(c.rng.choice(("button", "link")), row, c.width - room - 8, room)
+    else:
+        c.add("title", row, x, c.width - 2 * x)
+    row += 2
+    if c.rng.random() < 0.2:
+        _tabs(c, row, c.rng.randint(2, 4))
+        row += 2
+    return row
+
+
+def _tabs(c: Composer, row: int, count: int) -> None:
+    """A row of `count` tabs of which one is selected."""
+    width = (c.width - 16) // count
+    selected = c.rng.randrange(count)
+    for index in range(count):
+        if c.add("tab", row, 8 + index * width, width - 4):
+            c.widgets[-1] = replace(c.widgets[-1], state=TOGGLES["tab"][index != selected])
+
+
+def _fill(c: Composer, kinds: tuple[str, ...], x: float, width: float, rows: tuple[int, int]) -> None:
+    """A column of widgets from `rows[0]` to before `rows[1]`, mostly one every 32 pixels."""
+    row = rows[0]
+    while row < rows[1] - 1:
+        taken = c.add(c.rng.choice(kinds), row, x, width)
+        row += (taken or 1) + c.rng.choice((1, 1, 1, 2))
+
+
+_PALETTES = (
+    ("field", "field", "checkbox", "button", "text"), ("checkbox", "switch", "radio", "text"),
+    ("switch", "item", "link"),
+    ("text", "link", "button", "field"), ("radio", "checkbox", "switch", "field", "button", "link", "item", "text"),
+    ("card", "item", "text"), ("button", "button", "link", "text"),
+)  # fmt: skip
+
+
+def _columns(c: Composer) -> None:
+    """Forms, settings and dashboards: one to three columns of widgets, perhaps buttons below."""
+    top = _heading(c) + c.rng.choice((0, 0, 1))
+    bottom = c.rows
+    if c.rng.random() < 0.45:
+        bottom -= 2
+        count = c.rng.randint(1, 3)
+        width = min(140, (c.width - 16) // count)
+        start = c.rng.choice((8, c.width - 8 - count * width))
+        for index in range(count):
+            c.add("button", bottom, start + index * width, width - 8)
+    count = max(1, min(3, c.width // c.rng.choice((120, 160, 200))))
+    width = c.width // count
+    for index in range(count):
+        inset = c.rng.randint(6, 14)
+        _fill(c, c.rng.choice(_PALETTES), index * width + inset, width - inset - 8, (top, bottom))
+
+
+def _kiosk(c: Composer) -> None:
+    """Ordering screens: a grid of tiles with a name and a price, and a way to pay."""
+    top = _heading(c) + 1
+    count = max(1, min(4, c.width // c.rng.choice((104, 128, 160))))
+    width = c.width // count
+    row = top
+    while row + 5 <= c.rows:
+        for index in range(count):
+            c.add("card", row, index * width + 6, width - 12)
+        row += c.rng.choice((4, 4, 5))
+    if row + 1 < c.rows:
+        c.add("text", c.rows - 2, 10, c.width // 2 - 20)
+        c.add("button", c.rows - 2, c.width // 2, c.width // 2 - 10)
+
+
+def _listing(c: Composer) -> None:
+    """Lists: rows across the page, each with something at its right end."""
+    top = _heading(c)
+    inset = c.rng.randint(4, 20)
+    kinds = c.rng.choice((("item",), ("switch",), ("item", "item", "link"), ("checkbox", "item")))
+    _fill(c, kinds, inset, c.width - 2 * inset, (top, c.rows))
+
+
+def _dialog(c: Composer) -> None:
+    """A dialog in the middle with a title, some content and its buttons."""
+    width = c.rng.randint(c.width * 3 // 5, c.width - 24)
+    left = (c.width - width) // 2
+    rows = c.rng.randint(7, max(7, min(13, c.rows - 2)))
+    top = (c.rows - rows) // 2
+    c.panels.append(Panel((left, ROW * top - 6, left + width, ROW * (top + rows) + 4)))
+    c.add("title", top, left + 12, width - 24)
+    _fill(c, c.rng.choice((*_PALETTES[:4], ("text",))), left + 12, width - 24, (top + 2, top + rows - 2))
+    count = c.rng.randint(1, 3)
+    share = (width - 16) // count
+    for index in range(count):
+        c.add("button", top + rows - 2, left + 8 + index * share, share - 8)
+
+
+def _menu(c: Composer) -> None:
+    """A menu at the left and widgets at the right."""
+    top = _heading(c)
+    width = c.rng.randint(100, max(101, c.width // 3))
+    c.panels.append(Panel((0, ROW * top - 4, width + 8, c.height)))
+    _fill(c, ("item",) if c.rng.random() < 0.6 else ("link",), 6, width - 6, (top, c.rows))
+    _fill(c, c.rng.choice(_PALETTES), width + 18, c.width - width - 28, (top, c.rows))
+
+
+def _receipt(c: Composer) -> None:
+    """Held out: a narrow column of items in the middle, a total and a button under it."""
+    width = c.rng.randint(c.width // 2, c.width * 3 // 4)
+    left = (c.width - width) // 2
+    c.panels.append(Panel((left - 8, 4, left + width + 8, c.height - 4)))
+    c.add("title", 1, left + 6, width - 12)
+    _fill(c, ("item",), left, width, (3, c.rows - 4))
+    c.add("text", c.rows - 4, left + 6, width // 2)
+    c.add("button", c.rows - 2, left, width)
+
+
+def _toolbar(c: Composer) -> None:
+    """Held out: a row of buttons at the top, the title under it, switches left and fields right."""
+    count = max(2, c.width // 110)
+    width = (c.width - 8) // count
+    for index in range(count):
+        c.add("button", 1, 6 + index * width, width - 6)
+    c.add("title", 3, 10, c.width - 20)
+    half = c.width // 2
+    _fill(c, ("switch", "checkbox"), 10, half - 24, (5, c.rows))
+    _fill(c, ("field", "link"), half + 6, half - 20, (5, c.rows))
+
+
+def _panels(c: Composer) -> None:
+    """Held out: two panels side by side, radio buttons or text in one, a list in the other, tabs below."""
+    c.add("title", 0, 12, c.width - 24)
+    half = c.width // 2
+    for left in (4, half + 2):
+        c.panels.append(Panel((left, ROW * 2 - 8, left + half - 8, ROW * (c.rows - 3))))
+    _fill(c, ("radio", "text"), 14, half - 28, (2, c.rows - 3))
+    _fill(c, ("item", "link"), half + 8, half - 24, (2, c.rows - 3))
+    _tabs(c, c.rows - 2, 3)
+
+
+_Template = Callable[[Composer], None]
+_TEMPLATES: dict[Split, tuple[_Template, ...]] = {
+    "train": (_columns, _columns, _columns, _kiosk, _listing, _dialog, _menu),
+    "heldout": (_receipt, _toolbar, _panels),
+}
+
+
+def dense_page(rng: Random, phrases: Phrases, width: int, height: int) -> Page:
+    """A page packed with text in every row, for learning letters: nothing sensible can be asked about it."""
+    composer = Composer(rng, phrases, width, height)
+    for row in range(composer.rows):
+        x: float = rng.randint(0, 24)
+        while x < width - 30:
+            kind = rng.choice(("text", "text", "text", "link", "title"))
+            maker = rng.choices((phrases.noise, phrases.value, phrases.name), weights=(30, 28, 42))[0]
+            text = maker(rng)
+            room = text_width(replace(composer.theme.face, bold=kind == "title"), text)
+            if x + room > width:
+                break
+            composer.widgets.append(Widget(kind, text, row, x, room))
+            x += room + rng.randint(6, 40)
+    return composer.page()
