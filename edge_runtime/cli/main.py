@@ -6,6 +6,7 @@ import typer
 
 from edge_runtime.cli.ask import ask
 from edge_runtime.cli.bench import bench
+from edge_runtime.cli.doctor import doctor
 from edge_runtime.cli.inspect import inspect
 from edge_runtime.cli.profiles import profiles
 from edge_runtime.cli.serve import serve
@@ -18,5 +19,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (serve, ask, profiles, inspect, bench, version):
+for _command in (serve, ask, profiles, inspect, doctor, bench, version):
     app.command()(_command)

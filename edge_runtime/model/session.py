@@ -57,6 +57,11 @@ class SessionSettings:
     """The instruction set those run on: a name from `KernelLibrary.instruction_sets`, or "auto" for the best one."""
 
 
+def describe_onnxruntime() -> str:
+    """Version and execution providers of the installed onnxruntime, for people."""
+    return f"{ort.__version__}, with {', '.join(ort.get_available_providers())}"
+
+
 def choose_execution_provider(preferred: Sequence[str]) -> ExecutionProvider:
     """The first provider of a profile's list that this release runs, "cpu" so far; logs which, and each passed over.
 

@@ -62,6 +62,17 @@ def test_profiles_lists_all_and_marks_one(run: Run) -> None:
     assert sum(row.split()[0] == "*" for row in rows) == 1
 
 
+def test_doctor_names_the_processor_and_what_would_run_on_it(run: Run) -> None:
+    result = run("doctor")
+    assert result.exit_code == 0
+    facts = dict(line.split(None, 1) for line in result.stdout.splitlines() if not line.startswith(" "))
+    assert facts.keys() == {"processor", "memory", "profile", "onnxruntime", "kernels"}
+    assert facts["profile"] in [profile.name for profile in list_profiles()]
+    assert "CPUExecutionProvider" in facts["onnxruntime"]
+    if not facts["kernels"].startswith("none: "):
+        assert result.stdout.count("chosen: the best one") == 1
+
+
 def test_inspect(run: Run, tiny_bundle: Path) -> None:
     result = run("inspect", tiny_bundle)
     assert result.exit_code == 0
@@ -186,7 +197,9 @@ def test_no_server_is_the_other_exit_code(run: Run) -> None:
 
 
 def test_ctrl_c_cancels_and_is_no_traceback(tiny_bundle: Path) -> None:
-    program = [sys.executable, "-c", "from edge_runtime.cli.main import app; app()"]
+    # Shells start what runs in the background with SIGINT ignored, and children inherit that.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program = [sys.executable, "-c", heed + "from edge_runtime.cli.main import app; app()"]
     arguments = ["ask", str(tiny_bundle), "hello", "--max-tokens", "400", "--quiet"]
     with subprocess.Popen([*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
