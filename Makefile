@@ -11,12 +11,15 @@ SCREENSHOT := examples/screens/kiosk-order.png
 PACKAGES := edge_runtime export/edge_export kernels/edge_kernels scripts pocket
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test parity check format clean
+.PHONY: help demo test parity sanitize arm check format clean
 
 help:
 	@echo "make demo    export a tiny random model, serve it, ask it about a screenshot (needs no network besides pip)"
 	@echo "make test    all tests that need no torch"
 	@echo "make parity  the tests against transformers and optimum (installs torch, about 1 GB)"
+	@echo "make sanitize  fuzz the kernels under address and undefined-behaviour sanitizers (needs cmake)"
+	@echo "make arm     cross-compile the kernels for aarch64 and fuzz them under qemu (needs cmake and Debian's"
+	@echo "             g++-aarch64-linux-gnu and qemu-user)"
 	@echo "make check   format, lint and types"
 	@echo "make format  rewrite the code as the formatter wants it"
 	@echo "make clean   remove environments, caches and the demo's files"
@@ -29,6 +32,18 @@ test: $(VENV)/.dev
 
 parity: $(PARITY_VENV)/.verify
 	$(PARITY_VENV)/bin/python -m pytest -m parity $(PYTEST_FLAGS)
+
+# 20 and 5 are rounds of random shapes for every op and instruction set.
+sanitize:
+	cmake -S . -B build/sanitize -DEDGE_KERNEL_TESTS=ON -DEDGE_SANITIZE=address,undefined >/dev/null
+	cmake --build build/sanitize --parallel
+	build/sanitize/kernels/kernel_test 20
+
+arm:
+	cmake -S . -B build/arm -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	    -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DEDGE_KERNEL_TESTS=ON >/dev/null
+	cmake --build build/arm --parallel
+	qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu build/arm/kernels/kernel_test 5
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
