@@ -29,6 +29,10 @@ class NoProgress:
     def advance(self, num_bytes: int) -> None: ...
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kernels-build", type=Path, help="CMake build folder of the kernel library to test")
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen3-VL checkpoint in fp32 with random weights, tied head, three DeepStack taps."""

@@ -1,15 +1,9 @@
-"""Runs single ops of the kernel library through real ONNX Runtime sessions.
-
-The library is the installed one, or is built (incrementally) into build/kernels where the package is not installed.
-"""
+"""Runs single ops of the kernel library (fixture `kernel_library` of tests/conftest.py) through real sessions."""
 
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +12,8 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from edge_kernels.library import KernelError, KernelLibrary
+from edge_kernels.library import KernelLibrary
 
-REPOSITORY = Path(__file__).parents[2]
 ISAS = {
     "x86_64": ["scalar", "avx2", "avx2_vnni", "avx512_vnni", "avx512_bf16"],
     "aarch64": ["scalar", "neon_dotprod", "neon_i8mm"],
@@ -30,24 +23,10 @@ Array = NDArray[Any]
 RunOp = Callable[..., list[Array]]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kernels-build", type=Path, help="CMake build folder of the kernel library to test")
-
-
 @pytest.fixture(scope="session")
-def library(request: pytest.FixtureRequest) -> KernelLibrary:
-    build = request.config.getoption("--kernels-build", None)
-    if build is not None:
-        return KernelLibrary(build)
-    try:
-        return KernelLibrary()
-    except KernelError:
-        if shutil.which("cmake") is None:
-            pytest.skip("the kernels are not installed, and there is no cmake to build them")
-    build = REPOSITORY / "build" / "kernels"
-    for command in (["cmake", "-S", str(REPOSITORY), "-B", str(build)], ["cmake", "--build", str(build), "-j2"]):
-        subprocess.run(command, check=True, capture_output=True)
-    return KernelLibrary(build)
+def library(kernel_library: KernelLibrary) -> KernelLibrary:
+    """The kernels, under the name they have here."""
+    return kernel_library
 
 
 @pytest.fixture(params=ISAS)
