@@ -11,6 +11,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.bench.costs import decode_bytes, prefill_ops, vision_ops
 from edge_runtime.bench.peaks import MachinePeaks, measure_peaks
 from edge_runtime.bench.questions import DECODE_TOKENS, ImageQuestion, TextQuestion, Workload
@@ -25,6 +26,8 @@ from edge_runtime.errors import ContextOverflow, InternalError
 from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.conversation import Message
 
+PEAK_REPEATS = 7
+
 Say = Callable[[str], None]
 
 
@@ -38,7 +41,10 @@ class Measurement:
     """Median of `samples`."""
     samples: tuple[float, ...]
     of_peak: float | None = None
-    """The rate it takes at least, over the machine's own: bytes read for decode, operations for prefill and vision."""
+    """The rate it takes at least, over the machine's own: bytes read for decode, operations for prefill and vision.
+
+    None for what has no such rate, and where the machine's is not known.
+    """
     peak: str | None = None
     """Which peak that is."""
 
@@ -50,10 +56,11 @@ class BenchmarkReport:
     bundle: str
     flavour: str
     profile: str
-    peaks: MachinePeaks
+    peaks: MachinePeaks | None
+    """None without the kernel library, which measures them."""
     measurements: tuple[Measurement, ...]
     not_run: tuple[str, ...] = ()
-    """What the memory plan has no room for."""
+    """What could not be measured, and why."""
 
 
 @dataclass(slots=True)
@@ -85,14 +92,14 @@ def run_benchmark(
                 _note_prefill(bundle, text, timings, samples)
                 if decodes:
                     _note_decode(bundle, plan, text, timings, samples)
-    for image in workload.images:
+    for image in _images_that_fit(bundle, plan, workload, not_run):
         with _noting_overflow(image.name, not_run, say):
             for seed in seeds:
                 _note_image(bundle, image, _ask(engine, image.messages(seed), 1), samples)
     samples.add("peak memory", "bytes", _peak_memory_bytes())
     del engine
     say("the machine itself")
-    peaks = measure_peaks(profile.threads, max(workload.repeats, 5))
+    peaks = _peaks(profile.threads, not_run)
     rows = tuple(_measurement(name, unit, samples, peaks) for name, unit in samples.values)
     manifest = bundle.manifest
     return BenchmarkReport(manifest.name, manifest.flavour, profile.name, peaks, rows, tuple(not_run))
@@ -106,6 +113,26 @@ def _noting_overflow(question: str, not_run: list[str], say: Say) -> Iterator[No
         yield
     except ContextOverflow as error:
         not_run.append(f"{question}: {error}")
+
+
+def _images_that_fit(bundle: Bundle, plan: MemoryPlan, workload: Workload, not_run: list[str]) -> list[ImageQuestion]:
+    """The images of `workload` that the plan does not shrink; a note about each of the others."""
+    fitting = []
+    for image in workload.images:
+        if image.pixels(bundle.manifest) <= plan.max_pixels:
+            fitting.append(image)
+        else:
+            not_run.append(f"{image.name}: the memory plan has room for {plan.max_pixels:,} pixels only")
+    return fitting
+
+
+def _peaks(num_threads: int, not_run: list[str]) -> MachinePeaks | None:
+    """The machine's own rates; None, with a note, where the kernel library is missing."""
+    try:
+        return measure_peaks(KernelLibrary(), num_threads, PEAK_REPEATS)
+    except KernelError as error:
+        not_run.append(f"shares of the machine's peaks: {error}")
+        return None
 
 
 class _Tireless:
@@ -162,10 +189,10 @@ def _ask(engine: Engine, messages: tuple[Message, ...], max_tokens: int) -> Timi
     raise InternalError("a request ended without an end")
 
 
-def _measurement(name: str, unit: str, samples: _Samples, peaks: MachinePeaks) -> Measurement:
+def _measurement(name: str, unit: str, samples: _Samples, peaks: MachinePeaks | None) -> Measurement:
     values = samples.values[name, unit]
     value = median(values)
-    if name not in samples.work:
+    if name not in samples.work or peaks is None:
         return Measurement(name, unit, value, tuple(values))
     peak, work = samples.work[name]
     rate = work / value if unit == "s" else work * value

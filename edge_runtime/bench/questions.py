@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.errors import BadParameter
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
+from edge_runtime.model.manifest import Manifest
+from edge_runtime.vision.resize import PixelRange, image_target_size
 
 QUESTION_TOKENS = 20
 DECODE_TOKENS = 32
@@ -43,6 +48,13 @@ class ImageQuestion:
         """What it is, in words."""
         return f"image {self.width}x{self.height}"
 
+    def pixels(self, manifest: Manifest) -> int:
+        """How many pixels the model is given of it, if nothing but the bundle limits them."""
+        vision, limits = manifest.architecture.vision, manifest.image_processor
+        allowed = PixelRange(limits.min_pixels, limits.max_pixels)
+        factor = vision.patch_size * vision.spatial_merge_size
+        return math.prod(image_target_size(self.height, self.width, factor, allowed))
+
     def messages(self, seed: int) -> tuple[Message, ...]:
         """The chat; every seed has its own picture."""
         image = ImagePart(screenshot(self.width, self.height, seed))
@@ -58,6 +70,16 @@ class Workload:
     decoded_after: frozenset[int] = frozenset({128, 4096})
     """Prompt lengths after which decoding is measured too."""
     images: tuple[ImageQuestion, ...] = (ImageQuestion(640, 480), ImageQuestion(1280, 720), ImageQuestion(1920, 1080))
+
+
+def parse_screens(sizes: str) -> tuple[ImageQuestion, ...]:
+    """Questions about screenshots of the sizes in a text such as "640x480,3840x2160". Raises `BadParameter`."""
+    questions = []
+    for size in sizes.split(","):
+        if not (match := re.fullmatch(r"\s*(\d{2,5})x(\d{2,5})\s*", size)):
+            raise BadParameter(f"{size!r} is not a screen size; write WIDTHxHEIGHT in pixels, such as 1280x720")
+        questions.append(ImageQuestion(int(match[1]), int(match[2])))
+    return tuple(questions)
 
 
 def digits(count: int, seed: int) -> str:

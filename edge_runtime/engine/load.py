@@ -43,10 +43,11 @@ def load_runner(
     bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan, *, image_limits: ImageLimits | None = None
 ) -> BundleRunner:
     """The model alone, for who puts an engine of their own around it. Raises as `load_engine`."""
+    kernels = _installed_kernels(bundle)
     session = SessionSettings(
         num_threads=profile.threads,
         execution_provider=choose_execution_provider(profile.execution_providers),
-        kernels=_installed_kernels(bundle) if bundle.manifest.flavour == "edge" else None,
+        kernels=kernels if bundle.manifest.flavour == "edge" else None,
     )
     settings = RunnerSettings(
         max_context=plan.context_tokens,
@@ -55,14 +56,18 @@ def load_runner(
         session=session,
         image_limits=image_limits or ImageLimits(),
         kv_dtype=plan.kv_dtype,
+        kernels=kernels,
     )
     return BundleRunner(bundle, settings)
 
 
-def _installed_kernels(bundle: Bundle) -> KernelLibrary:
+def _installed_kernels(bundle: Bundle) -> KernelLibrary | None:
+    """Our kernels, or None where the package has none. Raises `BundleError` if `bundle` cannot do without."""
     try:
         return KernelLibrary()
     except KernelError as error:
+        if bundle.manifest.flavour == "portable":
+            return None
         raise BundleError(
             f"{bundle.path} is of flavour 'edge', which needs our kernels: {error}; or export the model again with "
             "--flavour portable"

@@ -4,11 +4,12 @@ Order of work: penalties, temperature, top-k, top-p, min-p, draw. Wherever token
 top_k = 1 is greedy. Knows nothing of chats, text or time.
 
 V is 151,936 for Qwen3-VL: greedy without penalties is one argmax, penalties touch only the tokens they concern, and
-nothing sorts all V unless the distribution is too flat for a shorter head.
+nothing sorts all V, however flat the distribution is.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from edge_runtime.engine.request import SamplingParams
 from edge_runtime.errors import InternalError
 
 _HEAD = 1024
-"""Tokens that nearly always hold top_p of the probability; beyond it all V are sorted."""
+"""Tokens that nearly always hold top_p of the probability."""
 _GROUP = 64
 """Values per group in the search for the largest."""
+_BLOCK = 512
+"""Weights that are summed before any of them is looked at, in a draw."""
 _GREEDY_BELOW = 1e-5
 """Temperatures under this are greedy: nothing but the likeliest token has a chance, and float32 would overflow."""
 
@@ -93,10 +96,11 @@ def distribution(logits: NDArray[np.float32], params: SamplingParams) -> tuple[N
     then those at least min_p times as likely as the likeliest (Nguyen et al. 2024). As transformers' warpers do,
     each works on what the one before left. `temperature` must be 1e-5 or more.
     """
-    ids = np.arange(len(logits)) if params.top_k == 0 else largest(logits, params.top_k)
-    kept = logits if params.top_k == 0 else logits[ids]
+    ids = _all_ids(len(logits)) if params.top_k == 0 else largest(logits, params.top_k)
     with np.errstate(over="ignore"):  # a logit too far below the best becomes -inf, and its weight 0, as it should
-        weights = np.exp((kept - logits.max()) / np.float32(params.temperature))
+        weights = (logits if params.top_k == 0 else logits[ids]) - logits.max()
+        weights /= np.float32(params.temperature)
+    np.exp(weights, out=weights)
     if params.top_p < 1.0:
         nucleus = top_p_indices(weights, params.top_p)
         ids, weights = ids[nucleus], weights[nucleus]
@@ -106,15 +110,42 @@ def distribution(logits: NDArray[np.float32], params: SamplingParams) -> tuple[N
     return ids, weights
 
 
+@lru_cache(maxsize=1)
+def _all_ids(num_tokens: int) -> NDArray[np.int64]:
+    ids = np.arange(num_tokens)
+    ids.setflags(write=False)
+    return ids
+
+
 def top_p_indices(weights: NDArray[np.float32], top_p: float) -> NDArray[np.int64]:
-    """Indices of the fewest largest `weights` [K] that reach the share `top_p` of their sum, largest first."""
+    """Indices of the fewest largest `weights` [K] that reach the share `top_p` of their sum.
+
+    Largest first; by index where there are more than `_HEAD` of them.
+    """
     wanted = top_p * float(weights.sum(dtype=np.float64))
     order = largest(weights, _HEAD)
     reached = np.cumsum(weights[order].astype(np.float64))
     if reached[-1] < wanted and len(order) < len(weights):
-        order = largest(weights, len(weights))
-        reached = np.cumsum(weights[order].astype(np.float64))
+        return _wide_nucleus(weights, wanted)
     return order[: int(np.searchsorted(reached, wanted)) + 1]
+
+
+def _wide_nucleus(weights: NDArray[np.float32], wanted: float) -> NDArray[np.int64]:
+    """Indices, ascending, of the fewest largest `weights` [K] that add up to `wanted`: nearly all go by a histogram.
+
+    Floats that are not negative are ordered as their bits are, so those whose first 16 bits agree share a bucket, and
+    only those of the bucket in which the sum is reached have to be sorted.
+    """
+    buckets = weights.view(np.uint32) >> 16
+    reached = np.cumsum(np.bincount(buckets, weights=weights, minlength=1 << 16)[::-1])[::-1]  # it and all above
+    last = int(np.flatnonzero(reached >= min(wanted, reached[0]))[-1])
+    kept = buckets > last
+    within = np.flatnonzero(buckets == last)
+    within = within[largest(weights[within], len(within))]
+    missing = wanted - (reached[last + 1] if last + 1 < len(reached) else 0.0)
+    count = int(np.searchsorted(np.cumsum(weights[within].astype(np.float64)), missing)) + 1
+    kept[within[:count]] = True
+    return np.flatnonzero(kept)
 
 
 def largest(values: NDArray[Any], count: int) -> NDArray[np.int64]:
@@ -131,10 +162,20 @@ def largest(values: NDArray[Any], count: int) -> NDArray[np.int64]:
 
 def draw_index(weights: NDArray[np.float32], rng: np.random.Generator) -> int:
     """An index of `weights` [K], drawn in proportion, by inverting their cumulative sum at one uniform number."""
-    reached = weights.astype(np.float64)
-    np.cumsum(reached, out=reached)  # in place, as fresh memory of this size costs more than the sum
-    index = int(np.searchsorted(reached, rng.random() * reached[-1], side="right"))
-    return min(index, len(weights) - 1)
+    blocks = np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK), dtype=np.float64)
+    block, rest = _invert(blocks, rng.random() * float(blocks.sum()))
+    start = block * _BLOCK
+    return start + _invert(weights[start : start + _BLOCK], rest)[0]
+
+
+def _invert(weights: NDArray[Any], target: float) -> tuple[int, float]:
+    """The first index up to which `weights` add up to more than `target`, and how much of `target` it has to bring.
+
+    The index is never one of weight 0, also where rounding puts `target` at the very end.
+    """
+    reached = np.cumsum(weights, dtype=np.float64)
+    index = int(np.searchsorted(reached, min(target, np.nextafter(reached[-1], 0.0)), side="right"))
+    return index, target - float(reached[index - 1]) if index else target
 
 
 def token_logprob(logits: NDArray[np.float32], token_id: int, num_top: int) -> TokenLogprob:

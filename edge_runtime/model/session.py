@@ -49,8 +49,6 @@ class SessionSettings:
     execution_provider: ExecutionProvider = "cpu"
     spin: bool = True
     """Idle worker threads wait by spinning: faster small operators, at the price of a busy core between them."""
-    keep_arena: bool = False
-    """Keep freed run memory for the next run. Off, memory falls back after a large image, at a small cost in speed."""
     kernels: KernelLibrary | None = None
     """Our own operators: bundles of flavour "edge" need them, others do not."""
     isa: str = "auto"
@@ -104,15 +102,9 @@ class Graph:
         self.inputs = {node.name: _spec(node) for node in self.session.get_inputs()}
         self.outputs = {node.name: _spec(node) for node in self.session.get_outputs()}
 
-    def run(self, inputs: Mapping[str, Array], cancel: CancelToken) -> dict[str, Array]:
-        """All outputs for `inputs`. Raises `Cancelled` if `cancel` is set before or during the run."""
-        options = ort.RunOptions()
-        with cancel.attach(_terminate(options)):
-            try:
-                values = self.session.run(None, dict(inputs), options)
-            except _ERRORS as error:
-                raise self.translated(error, cancel) from error
-        return dict(zip(self.outputs, values, strict=True))
+    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], cancel: CancelToken) -> None:
+        """Run on `inputs` and write into the contiguous arrays `outputs`. Raises as `Binding.run`."""
+        self.bind(()).run(inputs, outputs, cancel)
 
     def bind(self, shared: Sequence[tuple[str, str | None, Array]]) -> Binding:
         """A binding in which each (input, output, array) of `shared` is one memory, updated in place by every run.
@@ -151,12 +143,19 @@ class Binding:
             self._io.bind_cpu_input(name, array)
         for name, array in outputs.items():
             self._io.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-        options = ort.RunOptions()
+        options = _run_options()
         with cancel.attach(_terminate(options)):
             try:
                 self._graph.session.run_with_iobinding(self._io, options)
             except _ERRORS as error:
                 raise self._graph.translated(error, cancel) from error
+
+
+def _run_options() -> ort.RunOptions:
+    """Options of one run: what its operators used in the arena goes back to the system when it ends."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _terminate(options: ort.RunOptions) -> Callable[[], None]:
@@ -178,7 +177,7 @@ def _session_options(settings: SessionSettings) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.enable_mem_pattern = False  # a plan per input shape; ours differ from run to run
-    options.enable_cpu_mem_arena = settings.keep_arena
+    options.enable_cpu_mem_arena = True  # within a run: fresh pages for every tensor cost a tenth of a vision run
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spin else "0")
     if settings.kernels is not None:

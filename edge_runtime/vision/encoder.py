@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.manifest import VisionArchitecture
-from edge_runtime.model.session import Graph
+from edge_runtime.model.session import Array, Graph
 from edge_runtime.vision.positions import patch_positions
 
 
@@ -34,17 +34,21 @@ class VisionEncoder:
         self, pixel_values: NDArray[np.float32], grid_h: int, grid_w: int, cancel: CancelToken
     ) -> VisionFeatures:
         """Features of `pixel_values` [grid_h * grid_w, patch_dim], rows in merge order. Raises `Cancelled`."""
-        positions = patch_positions(self._architecture, grid_h, grid_w)
-        outputs = self._graph.run(
-            {
-                "pixel_values": pixel_values,
-                "pos_index": positions.pos_index,
-                "pos_weight": positions.pos_weight,
-                "rope_cos": positions.rope_cos,
-                "rope_sin": positions.rope_sin,
-            },
-            cancel,
-        )
-        embeds = outputs["image_embeds"]
-        no_taps = np.empty((0, *embeds.shape), dtype=np.float32)
-        return VisionFeatures(embeds=embeds, deepstack=outputs.get("deepstack", no_taps))
+        vision = self._architecture
+        positions = patch_positions(vision, grid_h, grid_w)
+        num_tokens = grid_h * grid_w // vision.spatial_merge_size**2
+        # In memory of our own: an output inside the arena would keep its surroundings from being given back.
+        embeds = np.empty((num_tokens, vision.out_hidden_size), dtype=np.float32)
+        deepstack = np.empty((len(vision.deepstack_layers), *embeds.shape), dtype=np.float32)
+        inputs: dict[str, Array] = {
+            "pixel_values": pixel_values,
+            "pos_index": positions.pos_index,
+            "pos_weight": positions.pos_weight,
+            "rope_cos": positions.rope_cos,
+            "rope_sin": positions.rope_sin,
+        }
+        outputs: dict[str, Array] = {"image_embeds": embeds}
+        if vision.deepstack_layers:
+            outputs["deepstack"] = deepstack
+        self._graph.run(inputs, outputs, cancel)
+        return VisionFeatures(embeds=embeds, deepstack=deepstack)

@@ -8,15 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_runtime.errors import BadImage
 from edge_runtime.model.conversation import ImagePart, VideoPart
 from edge_runtime.model.manifest import Manifest
 from edge_runtime.model.prompt import Placeholder, TokenGrid
 from edge_runtime.vision.image import ImageLimits, Pixels, image_size
-from edge_runtime.vision.patchify import normalization_table
+from edge_runtime.vision.patchify import Normalization
 from edge_runtime.vision.resize import PixelRange, image_target_size, video_target_size
 
 
@@ -27,8 +24,8 @@ class VisionRun:
     frames: tuple[bytes | Pixels, ...]
     height: int
     width: int
-    normalization: NDArray[np.float32]
-    """[channels, 256], `patchify.normalization_table` of the image or video processor."""
+    normalization: Normalization
+    """Of the image or video processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +49,8 @@ class MediaPlanner:
         max_pixels = min(image.max_pixels, self._max_run_pixels)
         self._image_range = PixelRange(min(image.min_pixels, max_pixels), max_pixels)
         self._video_range = PixelRange(video.min_pixels, video.max_pixels)
-        self._image_table = normalization_table(image.mean, image.std)
-        self._video_table = normalization_table(video.mean, video.std)
+        self._image_normalization = Normalization.of(image.mean, image.std)
+        self._video_normalization = Normalization.of(video.mean, video.std)
 
     def plan(self, part: ImagePart | VideoPart) -> MediaPlan:
         """The runs `part` needs. Reads headers, decodes nothing. Raises `BadImage`."""
@@ -62,14 +59,14 @@ class MediaPlanner:
     def _plan_image(self, part: ImagePart) -> MediaPlan:
         allowed = self._image_range.narrowed(part.min_pixels, part.max_pixels)
         size = image_target_size(*image_size(part.data, self._limits), self._factor, allowed)
-        run = VisionRun((part.data,), *size, self._image_table)
+        run = VisionRun((part.data,), *size, self._image_normalization)
         return MediaPlan((run,), Placeholder("image", (self._token_grid(size),), ()))
 
     def _plan_video(self, part: VideoPart) -> MediaPlan:
         frames, depth = part.frames, self._vision.temporal_patch_size
         size = self._video_size(part)
         starts = range(0, len(frames), depth)
-        runs = tuple(VisionRun(frames[start : start + depth], *size, self._video_table) for start in starts)
+        runs = tuple(VisionRun(frames[start : start + depth], *size, self._video_normalization) for start in starts)
         times = temporal_patch_times(part.timestamps_s, depth)
         return MediaPlan(runs, Placeholder("video", (self._token_grid(size),) * len(runs), times))
 

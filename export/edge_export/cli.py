@@ -76,7 +76,7 @@ def export_command(  # noqa: PLR0913, PLR0917 - one per option
     source: Annotated[str, typer.Argument(help="Checkpoint folder, or model id on the Hugging Face hub.")],
     out: Annotated[Path, typer.Argument(help="Bundle folder to write.")],
     weights: Annotated[str, typer.Option(help="Decoder weights: int4, int8 or fp32.")] = "int4",
-    block_size: Annotated[int, typer.Option(help="Weights that share a scale: 32, 64 or 128.")] = 32,
+    block_size: Annotated[int, typer.Option(help="Int4 weights that share a scale: 32, 64 or 128.")] = 32,
     vision: Annotated[str | None, typer.Option(help="Vision weights: int8 or fp32. [default: by --weights]")] = None,
     lm_head: Annotated[str | None, typer.Option(help="LM head: int4 or int8. [default: by --weights]")] = None,
     flavour: Annotated[str, typer.Option(help="Operators the graphs are made of: portable or edge.")] = "portable",

@@ -12,8 +12,6 @@ BLOCK_SIZES = (32, 64, 128)
 
 MAX_EDGE_HEAD_DIM = 256
 
-FLOAT32 = TensorFormat(weights="fp32", block_size=None)
-
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
@@ -21,6 +19,7 @@ class ExportOptions:
 
     weights: WeightFormat = "int4"
     block_size: int = 32
+    """Of int4 weights; int8 ones have blocks of 128 where the model allows."""
     vision: WeightFormat | None = None
     lm_head: WeightFormat | None = None
     flavour: Flavour = "portable"
@@ -51,21 +50,33 @@ def resolve_scheme(options: ExportOptions, architecture: Architecture) -> Quanti
     if options.flavour == "edge":
         _check_suits_kernels(architecture)
     default: WeightFormat = "fp32" if options.weights == "fp32" else "int8"
-    embedding = _format(default, options.block_size)
-    hidden_size = architecture.text.hidden_size
-    if embedding.block_size is not None and hidden_size % embedding.block_size:
-        fitting = [size for size in BLOCK_SIZES if hidden_size % size == 0]
-        advice = f"choose --block-size {fitting[-1]}" if fitting else "choose --weights fp32"
-        raise OptionError(
-            f"--block-size {options.block_size} does not divide the model's hidden size {hidden_size}, as rows of the "
-            f"int8 embedding need; {advice}"
-        )
+    blocks: dict[WeightFormat, int | None] = {"int4": options.block_size, "int8": None, "fp32": None}
+    if "int8" in (default, options.weights, options.vision, options.lm_head):
+        blocks["int8"] = _int8_block(architecture.text.hidden_size)
+
+    def stored(weights: WeightFormat) -> TensorFormat:
+        return TensorFormat(weights=weights, block_size=blocks[weights])
+
     return QuantizationScheme(
-        decoder_linear=_format(options.weights, options.block_size),
-        vision_linear=_format(options.vision or default, options.block_size),
-        lm_head=_format(options.lm_head or default, options.block_size),
-        embedding=embedding,
+        decoder_linear=stored(options.weights),
+        vision_linear=stored(options.vision or default),
+        lm_head=stored(options.lm_head or default),
+        embedding=stored(default),
     )
+
+
+def _int8_block(hidden_size: int) -> int:
+    """The largest block that rows of the embedding are whole multiples of.
+
+    256 levels leave little to gain from smaller blocks, which cost bytes and multiplications (decision 0025).
+    """
+    fitting = [size for size in BLOCK_SIZES if hidden_size % size == 0]
+    if not fitting:
+        raise OptionError(
+            f"the model's hidden size is {hidden_size}, rows of the int8 embedding need a multiple of "
+            f"{BLOCK_SIZES[0]}; choose --weights fp32"
+        )
+    return fitting[-1]
 
 
 def _check_suits_kernels(architecture: Architecture) -> None:
@@ -82,10 +93,6 @@ def _check_suits_kernels(architecture: Architecture) -> None:
             raise OptionError(
                 f"{name} x head_dim is {heads * text.head_dim}, --flavour edge takes multiples of {GROUP}; {advice}"
             )
-
-
-def _format(weights: WeightFormat, block_size: int) -> TensorFormat:
-    return FLOAT32 if weights == "fp32" else TensorFormat(weights=weights, block_size=block_size)
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

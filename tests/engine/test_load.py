@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 
+from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.devices.memory import MemoryRequest
 from edge_runtime.devices.probe import probe_machine
 from edge_runtime.devices.select import ResolvedProfile, select_profile
+from edge_runtime.engine import load
 from edge_runtime.engine.events import Finished
 from edge_runtime.engine.load import load_engine, plan_bundle
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import BadParameter, BundleError, ContextOverflow, DoesNotFit
-from edge_runtime.model.conversation import Message, TextPart
+from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.session import choose_execution_provider
 
 PLAN = MemoryRequest(context_tokens=96, max_chats=2)
@@ -52,6 +56,46 @@ def test_the_engine_keeps_to_the_plan(tiny_bundle: Path, profile: ResolvedProfil
     assert most_running == 2
     assert {event.request_id for event in ended if isinstance(event, Finished)} == {"0", "1", "2"}
     assert len({event.token_ids for event in ended if isinstance(event, Finished)}) == 1  # greedy, the same question
+
+
+def ask_about_a_picture(bundle: Path, profile: ResolvedProfile) -> tuple[int, ...]:
+    opened, plan = plan_bundle(bundle, profile, MemoryRequest(context_tokens=1024, max_chats=1))
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    question = Message("user", (ImagePart(picture), TextPart("what is it?")))
+    *_, end = load_engine(opened, profile, plan).generate(GenerationRequest("r", (question,), max_tokens=8))
+    assert isinstance(end, Finished)
+    return end.token_ids
+
+
+def missing() -> NoReturn:
+    raise KernelError("no library")
+
+
+def test_pictures_are_cut_by_the_kernel_library_where_there_is_one(
+    tiny_bundle: Path, kernel_library: KernelLibrary, profile: ResolvedProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def patchify(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return cut(*arguments)
+
+    cut = kernel_library.patchify
+    monkeypatch.setattr(kernel_library, "patchify", patchify)
+    monkeypatch.setattr(load, "KernelLibrary", lambda: kernel_library)
+    with_library = ask_about_a_picture(tiny_bundle, profile)
+    assert len(calls) == 1
+    monkeypatch.setattr(load, "KernelLibrary", missing)
+    assert ask_about_a_picture(tiny_bundle, profile) == with_library
+    assert len(calls) == 1
+
+
+def test_an_edge_bundle_without_kernels_says_what_to_do(
+    tiny_bundle_edge: Path, profile: ResolvedProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "KernelLibrary", missing)
+    with pytest.raises(BundleError, match="needs our kernels: no library; or export the model again"):
+        ask_about_a_picture(tiny_bundle_edge, profile)
 
 
 def test_what_cannot_be_is_said_before_anything_is_loaded(tiny_bundle: Path, profile: ResolvedProfile) -> None:

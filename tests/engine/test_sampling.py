@@ -16,6 +16,7 @@ from edge_runtime.engine.sampling import (
     largest,
     penalize,
     token_logprob,
+    top_p_indices,
 )
 from edge_runtime.errors import InternalError
 
@@ -153,6 +154,38 @@ def test_largest_equals_a_stable_sort(size: int, count: int):
     rng = np.random.default_rng(size * count)
     for values in (rng.normal(size=size), rng.integers(0, 4, size).astype(float), np.zeros(size)):
         assert largest(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0])
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 0.999_999])
+def test_a_nucleus_of_many_tokens_is_that_of_a_full_sort(spread: float, top_p: float):
+    weights = np.exp(spread * np.random.default_rng(1).normal(size=20_000)).astype(np.float32)
+    order = np.argsort(-weights, kind="stable")
+    reached = np.cumsum(weights[order].astype(np.float64))
+    wanted = order[: int(np.searchsorted(reached, top_p * reached[-1])) + 1]
+    found = top_p_indices(weights, top_p)
+    assert len(wanted) > 2048
+    assert len(set(wanted.tolist()) ^ set(found.tolist())) <= 1  # sums in another order round differently
+
+
+def test_a_wide_nucleus_may_be_all_there_is():
+    weights = np.ones(5000, dtype=np.float32)
+    assert top_p_indices(weights, 1.0).tolist() == list(range(5000))
+
+
+def test_a_draw_among_many_never_lands_on_weight_zero():
+    weights = np.zeros(3000, dtype=np.float32)
+    weights[[3, 700, 1500]] = 1, 2, 1
+
+    class Fixed:
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def random(self) -> float:
+            return self.value
+
+    drawn = {value: draw_index(weights, Fixed(value)) for value in (0.0, 0.249, 0.26, 0.74, 0.76, 1 - 2**-53)}
+    assert drawn == {0.0: 3, 0.249: 3, 0.26: 700, 0.74: 700, 0.76: 1500, 1 - 2**-53: 1500}
 
 
 def test_draws_follow_the_weights():

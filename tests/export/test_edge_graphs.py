@@ -101,11 +101,14 @@ def packed(bundle: Path, name: str, bits: int) -> PackedWeight:
     return PackedWeight(*arrays)  # type: ignore[arg-type]
 
 
+BLOCKS = {4: 32, 8: HIDDEN}
+
+
 def rounded(checkpoint: Path, name: str, bits: int) -> NDArray[np.float32]:
     """The checkpoint's tensor after quantization with scales of float16."""
     weights = open_weights(checkpoint)
     rows = weights.rows(name, 0, weights.entries[name].shape[0])
-    blocks, _ = quantize(rows, bits, 32, half_scales=True)
+    blocks, _ = quantize(rows, bits, BLOCKS[bits], half_scales=True)
     assert np.array_equal(blocks.scales, blocks.scales.astype(np.float16).astype(np.float32))
     return dequantize_blocks(blocks, bits, rows.shape[1])
 

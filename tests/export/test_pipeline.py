@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from edge_export.errors import ExportError, MissingTensor, NotFinite, OptionErro
 from edge_export.options import ExportOptions, resolve_scheme
 from edge_export.pipeline import export_bundle
 from edge_export.sizes import bundle_bytes
-from edge_runtime.model.manifest import Manifest, ParityReport, WeightFormat, load_manifest
+from edge_runtime.model.manifest import Manifest, ParityReport, TensorFormat, WeightFormat, load_manifest
 from tests.conftest import NoProgress
 from tests.export.conftest import MakeCheckpoint
 from tests.export.small_model import edit_json, small_config
@@ -220,9 +221,23 @@ def test_fp32_means_fp32_everywhere_unless_asked(tiny_checkpoint: Path) -> None:
     assert (mixed.vision_linear.weights, mixed.lm_head.weights) == ("int8", "int4")
 
 
-def test_a_block_size_that_does_not_divide_embedding_rows(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"hidden size 64.*--block-size 64"):
-        export(tiny_checkpoint, tmp_path / "out", block_size=128)
+@pytest.mark.parametrize(("hidden_size", "block"), [(2048, 128), (64, 64), (96, 32)])
+def test_int8_takes_the_largest_block_that_divides_the_hidden_size(
+    tiny_checkpoint: Path, hidden_size: int, block: int
+) -> None:
+    architecture = open_checkpoint(str(tiny_checkpoint)).architecture
+    text = msgspec.structs.replace(architecture.text, hidden_size=hidden_size)
+    scheme = resolve_scheme(ExportOptions(block_size=64), msgspec.structs.replace(architecture, text=text))
+    int8 = {scheme.vision_linear, scheme.lm_head, scheme.embedding}
+    assert int8 == {TensorFormat(weights="int8", block_size=block)}
+    assert scheme.decoder_linear == TensorFormat(weights="int4", block_size=64)
+
+
+def test_a_hidden_size_that_int8_embeddings_cannot_have(tiny_checkpoint: Path) -> None:
+    architecture = open_checkpoint(str(tiny_checkpoint)).architecture
+    text = msgspec.structs.replace(architecture.text, hidden_size=80)
+    with pytest.raises(OptionError, match=r"hidden size is 80.*--weights fp32"):
+        resolve_scheme(ExportOptions(), msgspec.structs.replace(architecture, text=text))
 
 
 @pytest.mark.parametrize(

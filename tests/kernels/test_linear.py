@@ -86,6 +86,40 @@ def test_rows_do_not_depend_on_their_run(
         assert np.array_equal(part, whole[first:last]), (first, last)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scales_of_zero_and_of_any_size(
+    run_op: Callable[..., list[NDArray[np.float32]]], rng: Rng, isa: str, bits: int
+) -> None:
+    """Weight scales of zero, the smallest and the largest; activations from 1e-6 to 1e9 and rows of exact powers."""
+    stored = rng.integers(0, 256, (32, 6, 32 * bits // 8), dtype=np.uint8)
+    scales = rng.choice(np.array([0, 6e-8, 0.01, 60000], np.float16), (32, 6))
+    scales[:16] = 0
+    weight = pack(stored, scales, bits)
+    x = rng.standard_normal((4, 192), np.float32) * np.array([[1e-6], [1], [1e9], [1]], np.float32)
+    x[3] = 127 * np.exp2(rng.integers(-9, 9, 192)).astype(np.float32)
+    (y,) = run_op("Linear", feeds(x, weight), isa=isa, activation="none", bits=bits, block_size=32, out_features=32)
+    wanted = linear(x, weight, LinearSpec(bits, 32, 32))
+    assert np.abs(y[:, :16]).max() < 1e-25
+    for row, wanted_row in zip(y, wanted, strict=True):
+        close(row, wanted_row)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_spoils_its_row_and_no_other(
+    run_op: Callable[..., list[NDArray[np.float32]]], rng: Rng, isa: str, bits: int, bad: float
+) -> None:
+    weight = random_weight(rng, 20, 100, bits, 32)
+    x = rng.standard_normal((9, 100), np.float32)
+    attributes = {"isa": isa, "activation": "none", "bits": bits, "block_size": 32, "out_features": 20}
+    (good,) = run_op("Linear", feeds(x, weight), **attributes)
+    x[4, 50] = bad
+    (y,) = run_op("Linear", feeds(x, weight), **attributes)
+    assert np.isnan(y[4]).all()
+    assert np.array_equal(np.delete(y, 4, axis=0), np.delete(good, 4, axis=0))
+    assert np.isnan(linear(x, weight, LinearSpec(bits, 32, 20))[4]).all()
+
+
 def test_zeros_and_no_rows(run_op: Callable[..., list[NDArray[np.float32]]], rng: Rng, isa: str) -> None:
     weight = random_weight(rng, 20, 32, 4, 32)
     attributes = {"isa": isa, "activation": "none", "bits": 4, "block_size": 32, "out_features": 20}

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
 from edge_runtime.errors import BadPrompt, BundleError, ContextOverflow
 from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
@@ -126,6 +127,21 @@ def test_special_tokens_have_no_bytes_but_added_plain_ones_have(tokenizer: Token
     assert tokenizer.detokenize([-1, 10**6]) == b""
 
 
+def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path: Path) -> None:
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
+    words.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(BundleError, match="byte-level BPE only"):
+        Tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_token_that_is_not_made_of_bytes_is_named(tmp_path: Path) -> None:
+    odd = tokenizers.Tokenizer(tokenizers.models.BPE({"日": 0}, []))
+    odd.decoder = tokenizers.decoders.ByteLevel()
+    odd.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(BundleError, match="token 0 '日' is not byte-level"):
+        Tokenizer(tmp_path / "tokenizer.json").detokenize([0])
+
+
 class NeverRendered:
     def render(self, messages: object) -> str:
         raise AssertionError("the template was rendered")
@@ -158,7 +174,20 @@ def test_text_beyond_the_context_is_refused_before_it_is_tokenized(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a", " " * 5000, "word " * 99, "e\u0301" * 999, "\u1100\u1161\u11a8" * 99, "<|im_end|><think>" * 99, "🙂日本"],
+    [
+        "",
+        "a",
+        " " * 5000,
+        " " * 70_000,
+        "word " * 20_000,
+        "e\u0301" * 30_000,
+        "🙂" * 20_000,
+        "word " * 99,
+        "e\u0301" * 999,
+        "\u1100\u1161\u11a8" * 99,
+        "<|im_end|><think>" * 99,
+        "🙂日本",
+    ],
 )
 def test_no_text_has_fewer_tokens_than_its_lower_bound(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text))

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_kernels.library import KernelLibrary
 from edge_runtime.errors import BadImage
 from edge_runtime.model.conversation import ImagePart, VideoPart
 from edge_runtime.model.manifest import Manifest, load_manifest
 from edge_runtime.vision.image import ImageLimits
-from edge_runtime.vision.patchify import normalization_table, patchify
+from edge_runtime.vision.patchify import Normalization, patchify
 from edge_runtime.vision.plan import MediaPlanner, temporal_patch_times
 from edge_runtime.vision.positions import patch_positions
 from edge_runtime.vision.resize import PixelRange, image_target_size, resize_image, video_target_size
@@ -80,7 +81,7 @@ def test_patches_lie_in_merge_order(manifest: Manifest) -> None:
     vision = manifest.architecture.vision
     rng = np.random.default_rng(0)
     frames = tuple(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(2))
-    values = patchify(frames, normalization_table((0.5, 0.4, 0.3), (0.5, 0.2, 0.1)), vision)
+    values = patchify(frames, Normalization.of((0.5, 0.4, 0.3), (0.5, 0.2, 0.1)), vision)
     assert values.shape == (4 * 6, 3 * 2 * 16 * 16)
     row = 0
     for block_row in range(2):
@@ -96,9 +97,34 @@ def test_patches_lie_in_merge_order(manifest: Manifest) -> None:
 
 def test_single_frame_is_repeated(manifest: Manifest) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    table = normalization_table((0.5,) * 3, (0.5,) * 3)
+    normalization = Normalization.of((0.5,) * 3, (0.5,) * 3)
     vision = manifest.architecture.vision
-    np.testing.assert_array_equal(patchify((frame,), table, vision), patchify((frame, frame), table, vision))
+    twice = (frame, frame.copy())
+    np.testing.assert_array_equal(patchify((frame,), normalization, vision), patchify(twice, normalization, vision))
+
+
+@pytest.mark.parametrize("num_frames", [1, 2])
+@pytest.mark.parametrize("size", [(32, 32), (64, 352), (96, 160)])
+def test_the_kernel_and_numpy_cut_the_same_bits(
+    manifest: Manifest, kernel_library: KernelLibrary, num_frames: int, size: tuple[int, int]
+) -> None:
+    vision = manifest.architecture.vision
+    rng = np.random.default_rng(num_frames)
+    # Every other column of a wider picture: frames need not be contiguous.
+    frames = tuple(rng.integers(0, 256, (size[0], 2 * size[1], 3), dtype=np.uint8)[:, ::2] for _ in range(num_frames))
+    normalization = Normalization.of((0.5, 0.48, 0.4), (0.5, 0.27, 0.26))
+    ours = patchify(frames, normalization, vision, kernel_library)
+    np.testing.assert_array_equal(ours, patchify(frames, normalization, vision))
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,) * 3, (0.5,) * 3), ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28))])
+def test_bytes_are_normalized_as_transformers_does(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    normalization = Normalization.of(mean, std)
+    byte = np.arange(256, dtype=np.float32)[:, None]
+    ours = byte * normalization.scale + normalization.offset
+    rescaled = np.arange(256)[:, None] * (1 / 255)
+    slow = (rescaled.astype(np.float32) - np.float32(mean)) / np.float32(std)
+    assert np.abs(ours - slow).max() <= 2e-7 / min(std)
 
 
 def test_interpolation_weights_sum_to_one_and_hit_the_corners(manifest: Manifest) -> None:

@@ -59,11 +59,12 @@ class Linear : public Kernel {
     const size_t chunk = static_cast<size_t>(std::min(rows, kChunkRows));
     const size_t in_padded = static_cast<size_t>(weights.in_padded);
     const size_t scale_count = chunk * static_cast<size_t>(blocks);
-    Scratch<Linear> scratch(chunk * in_padded + 2 * sizeof(float) * scale_count + 128);
+    Scratch<Linear> scratch(chunk * in_padded + sizeof(float) * (2 * scale_count + chunk) + 192);
     QuantizedRows quantized;
     quantized.values = scratch.take<int8_t>(chunk * in_padded);
     quantized.scales = scratch.take<float>(scale_count);
     quantized.starts = scratch.take<int32_t>(scale_count);
+    quantized.poison = scratch.take<float>(chunk);
     for (int64_t row = 0; row < rows; row += kChunkRows) {
       const int64_t count = std::min(kChunkRows, rows - row);
       quantize(context, x.as<float>() + row * in, in, count, weights, quantized);

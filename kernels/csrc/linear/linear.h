@@ -5,8 +5,9 @@
 //
 // Weights: sixteen output channels ("a group") x 64 bytes, in the order they are read: int4 [groups][in/8][16][4] with
 // inputs 0-3 in the low and 4-7 in the high nibbles, int8 [groups][in/4][16][4]; scales float16 [groups][in/block][16].
-// Inputs are quantized to int8 for each row and block. The sum over a block is exact; blocks are added in order in
-// float32, so a row's result does not depend on the tile, the run or the thread that computes it.
+// Inputs are quantized to int8 for each row and block, for int4 with a power of two as scale. The sum over a block is
+// exact; blocks are added in order in float32, so a row's result does not depend on the tile, the run or the thread
+// that computes it.
 #pragma once
 
 #include <cstdint>
@@ -23,11 +24,13 @@ struct LinearWeights {
   int64_t in_padded;  // inputs rounded up to whole blocks
 };
 
-// Rows of activations in int8. `starts` is -zero * (sum of the block), where an accumulator begins.
+// Rows of activations in int8. `starts` is -zero * (sum of the block), where an integer sum begins; float sums begin at
+// `poison`, which is 0, or NaN if the row has a value that is not finite.
 struct QuantizedRows {
   int8_t* values;   // [rows, in_padded]
-  float* scales;    // [rows, in_padded / block]
+  float* scales;    // [rows, in_padded / block]; powers of two for int4
   int32_t* starts;  // [rows, in_padded / block]
+  float* poison;    // [rows]
 };
 
 // Where results go. With kSiluMul even groups are gates and odd groups are ups: silu(gate) * up, half the channels.

@@ -1,26 +1,52 @@
 // Linear for any instruction set of simd/: quantize a row, multiply a tile, finish it. linear.h has the definition.
 #pragma once
 
+#include <cstring>
+
 #include "linear.h"
 #include "simd/math.h"
 
 namespace edge {
 namespace {
 
+// Activations that meet int4 weights have powers of two as scales: a product with a weight's scale can then be had by
+// adding exponents, which leaves the multiplier to the dot products (docs/decisions/0024).
+constexpr float kSmallestScale = 0x1p-31f, kLargestScale = 0x1p60f;
+
+inline int32_t bits_of(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+
+// The smallest power of two that is at least x, in the range above.
+inline float power_of_two(float x) {
+  const uint32_t bits = (static_cast<uint32_t>(bits_of(x)) + 0x7fffff) & 0x7f800000;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  if (!(power > kSmallestScale)) return kSmallestScale;
+  return power < kLargestScale ? power : kLargestScale;
+}
+
 template <class S>
 void quantize_row(const float* x, int64_t in, const LinearWeights& weights, const QuantizedRows& out, int64_t row) {
   const int zero = weights.bits == 4 ? 8 : S::kInt8Zero;
   const int64_t blocks = weights.in_padded / weights.block;
   int8_t* values = out.values + row * weights.in_padded;
+  auto poison = S::zero();
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = b * weights.block;
     const int64_t present = in - begin < weights.block ? in - begin : weights.block;
     auto peak = S::zero();
     for (int64_t k = 0; k < present; k += 16) {
-      peak = S::max(peak, S::abs(S::load_first(x + begin + k, static_cast<int>(present - k))));
+      const auto v = S::load_first(x + begin + k, static_cast<int>(present - k));
+      peak = S::max(peak, S::abs(v));
+      poison = S::add(poison, S::mul(v, S::zero()));
     }
     const float largest = S::max_lane(peak);
-    const auto inverse = S::splat(largest > 0 ? 127.0f / largest : 0.0f);
+    const float scale = weights.bits == 4 ? power_of_two(largest / 127.0f) : largest / 127.0f;
+    const float exact = weights.bits == 4 ? 1.0f / scale : 127.0f / largest;
+    const auto inverse = S::splat(largest > 0 ? exact : 0.0f);
     auto sum = S::splat_i32(0);
     for (int64_t k = 0; k < weights.block; k += 16) {
       const int left = static_cast<int>(present - k);
@@ -28,9 +54,10 @@ void quantize_row(const float* x, int64_t in, const LinearWeights& weights, cons
       S::store_i8(values + begin + k, q);
       sum = S::add_i32(sum, q);
     }
-    out.scales[row * blocks + b] = largest / 127.0f;
+    out.scales[row * blocks + b] = scale;
     out.starts[row * blocks + b] = -zero * S::sum_i32(sum);
   }
+  out.poison[row] = S::sum(poison) + 0.0f;  // -0 would show in a row of zeros
 }
 
 // Weights of one 64-byte step: int4 holds 8 inputs, int8 holds 4.
@@ -47,18 +74,53 @@ struct Step<S, 8> {
   static typename S::Bytes load(const uint8_t* p) { return S::load_bytes(p); }
 };
 
+// What the sums of a block are multiplied by: the scales of kGroups x sixteen channels times that of a row.
+template <class S, int kGroups, bool kAddsExponents>
+struct Factors {
+  Factors(const uint16_t* scales, int64_t group_scales) {
+    for (int g = 0; g < kGroups; ++g) scale[g] = S::load_f16(scales + g * group_scales);
+  }
+  typename S::F32 times(int g, const float& x_scale) const { return S::mul(scale[g], S::splat(x_scale)); }
+  static typename S::F32 finished(typename S::F32 sum) { return sum; }
+
+  typename S::F32 scale[kGroups];
+};
+// The same products, times 2^32 until a tile is finished: so a weight scale of zero, whose exponent cannot be added to,
+// stays as good as zero.
+template <class S, int kGroups>
+struct Factors<S, kGroups, true> {
+  Factors(const uint16_t* scales, int64_t group_scales) {
+    const auto bias = S::splat_i32(-((127 - 32) << 23));
+    for (int g = 0; g < kGroups; ++g) exponent[g] = S::add_i32(S::bits(S::load_f16(scales + g * group_scales)), bias);
+  }
+  typename S::F32 times(int g, const float& x_scale) const {
+    return S::from_bits(S::add_i32(exponent[g], S::splat_i32(bits_of(x_scale))));
+  }
+  static typename S::F32 finished(typename S::F32 sum) { return S::mul(sum, S::splat(0x1p-32f)); }
+
+  typename S::I32 exponent[kGroups];
+};
+
 // Few rows are bound by reading the weights: there the next ones are prefetched, and two integer chains for each
 // accumulator hide the latency of the multiply.
 constexpr bool is_streaming(int rows, int groups) { return rows * groups <= 4; }
 constexpr int64_t kPrefetchBytes = 2048;
+constexpr int64_t kPrefetchScales = 256;
 
-// Adds one block of inputs to dot[r][g], for kRows rows x kGroups groups. `packed` is the block in the first group.
+// How far from place `at` of a group what is read `distance` later lies. Groups are read side by side, so a group's end
+// is followed by the one after its neighbours.
+inline int64_t ahead(int64_t at, int64_t distance, int64_t group_size, int groups) {
+  return at + distance < group_size ? distance : distance + (groups - 1) * group_size;
+}
+
+// Adds one block of inputs to dot[r][g], for kRows rows x kGroups groups. `packed` is the block in the first group;
+// `prefetch` bytes from there lies what to prefetch.
 // An instruction set with a matrix multiply has its own version.
 template <class S, int kBits, int kRows, int kGroups>
 struct BlockDot {
   using W = Step<S, kBits>;
 
-  static inline __attribute__((always_inline)) void add(const uint8_t* packed, int64_t group_bytes,
+  static inline __attribute__((always_inline)) void add(const uint8_t* packed, int64_t group_bytes, int64_t prefetch,
                                                         const int8_t* values, int64_t row_bytes, int block,
                                                         typename S::I32 (&dot)[kRows][kGroups]) {
     if constexpr (is_streaming(kRows, kGroups)) {
@@ -69,8 +131,8 @@ struct BlockDot {
         for (int g = 0; g < kGroups; ++g) second[r][g] = S::splat_i32(0);
       }
       for (int k = 0; k < block; k += 2 * W::kInputs) {
-        step(packed + k * 64 / W::kInputs, group_bytes, values + k, row_bytes, dot);
-        step(packed + k * 64 / W::kInputs + 64, group_bytes, values + k + W::kInputs, row_bytes, second);
+        step(packed + k * 64 / W::kInputs, group_bytes, prefetch, values + k, row_bytes, dot);
+        step(packed + k * 64 / W::kInputs + 64, group_bytes, prefetch, values + k + W::kInputs, row_bytes, second);
       }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
@@ -79,20 +141,20 @@ struct BlockDot {
       }
     } else {
       for (int k = 0; k < block; k += W::kInputs) {
-        step(packed + k * 64 / W::kInputs, group_bytes, values + k, row_bytes, dot);
+        step(packed + k * 64 / W::kInputs, group_bytes, prefetch, values + k, row_bytes, dot);
       }
     }
   }
 
  private:
-  static inline __attribute__((always_inline)) void step(const uint8_t* packed, int64_t group_bytes,
+  static inline __attribute__((always_inline)) void step(const uint8_t* packed, int64_t group_bytes, int64_t prefetch,
                                                          const int8_t* values, int64_t row_bytes,
                                                          typename S::I32 (&dot)[kRows][kGroups]) {
     decltype(W::load(packed)) w[kGroups];
 #pragma GCC unroll 8
     for (int g = 0; g < kGroups; ++g) {
       w[g] = W::load(packed + g * group_bytes);
-      if (is_streaming(kRows, kGroups)) S::prefetch(packed + g * group_bytes + kPrefetchBytes);
+      if (is_streaming(kRows, kGroups)) S::prefetch(packed + g * group_bytes + prefetch);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -106,6 +168,7 @@ struct BlockDot {
 template <class S, int kBits, int kRows, int kGroups>
 void multiply_tile(const LinearWeights& weights, const QuantizedRows& x, int64_t row, int64_t group,
                    typename S::F32 (&acc)[kRows][kGroups]) {
+  using BlockFactors = Factors<S, kGroups, kBits == 4 && S::kAddsExponents>;
   const int64_t blocks = weights.in_padded / weights.block;
   const int64_t group_bytes = weights.in_padded * kBits * 2, block_bytes = weights.block * kBits * 2;
   const uint8_t* packed = weights.packed + group * group_bytes;
@@ -117,7 +180,7 @@ void multiply_tile(const LinearWeights& weights, const QuantizedRows& x, int64_t
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (int g = 0; g < kGroups; ++g) acc[r][g] = S::zero();
+    for (int g = 0; g < kGroups; ++g) acc[r][g] = S::splat(x.poison[row + r]);
   }
   for (int64_t b = 0; b < blocks; ++b) {
     typename S::I32 dot[kRows][kGroups];
@@ -127,17 +190,26 @@ void multiply_tile(const LinearWeights& weights, const QuantizedRows& x, int64_t
 #pragma GCC unroll 8
       for (int g = 0; g < kGroups; ++g) dot[r][g] = start;
     }
-    BlockDot<S, kBits, kRows, kGroups>::add(packed + b * block_bytes, group_bytes, values + b * weights.block,
+    const int64_t prefetch = ahead(b * block_bytes, kPrefetchBytes, group_bytes, kGroups);
+    if (is_streaming(kRows, kGroups) && b % 2 == 0) {  // a line holds the scales of two blocks
+      const int64_t scale = b * 16 + ahead(b * 16, kPrefetchScales, blocks * 16, kGroups);
+      for (int g = 0; g < kGroups; ++g) S::prefetch(scales + g * blocks * 16 + scale);
+    }
+    BlockDot<S, kBits, kRows, kGroups>::add(packed + b * block_bytes, group_bytes, prefetch, values + b * weights.block,
                                             weights.in_padded, weights.block, dot);
+    const BlockFactors factors(scales + b * 16, blocks * 16);
 #pragma GCC unroll 8
     for (int g = 0; g < kGroups; ++g) {
-      const auto scale = S::load_f16(scales + (g * blocks + b) * 16);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const auto factor = S::mul(scale, S::splat(x_scales[r * blocks + b]));
-        acc[r][g] = S::fma(S::to_f32(dot[r][g]), factor, acc[r][g]);
+        acc[r][g] = S::fma(S::to_f32(dot[r][g]), factors.times(g, x_scales[r * blocks + b]), acc[r][g]);
       }
     }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) acc[r][g] = BlockFactors::finished(acc[r][g]);
   }
 }
 
@@ -158,6 +230,15 @@ void finish(const LinearOutput& out, int64_t row, int64_t channel, typename S::F
 template <class S, int kBits, int kRows, int kGroups>
 void finished_tile(const LinearWeights& weights, const QuantizedRows& x, const LinearOutput& out, int64_t row,
                    int64_t group) {
+  // The outputs lie a row apart and are not in the cache: asked for now, they are there when the sums are.
+  const int64_t channel = out.activation == Activation::kSiluMul ? group * 8 : group * 16;
+  for (int r = 0; r < kRows; ++r) {
+    for (int g = 0; g < kGroups; ++g) {
+      const int64_t place = (row + r) * out.features + channel + g * 16;
+      S::prefetch(out.out + place);
+      if (out.residual != nullptr) S::prefetch(out.residual + place);
+    }
+  }
   typename S::F32 acc[kRows][kGroups];
   multiply_tile<S, kBits, kRows, kGroups>(weights, x, row, group, acc);
   for (int r = 0; r < kRows; ++r) {

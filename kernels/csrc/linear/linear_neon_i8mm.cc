@@ -36,7 +36,7 @@ struct PairedStep<8> {
 // the second.
 template <int kBits, int kRows>
 struct PairedRows {
-  static void add(const uint8_t* packed, int64_t, const int8_t* values, int64_t row_bytes, int block,
+  static void add(const uint8_t* packed, int64_t, int64_t, const int8_t* values, int64_t row_bytes, int block,
                   NeonI8mm::I32 (&dot)[kRows][1]) {
     int32x4_t sums[kRows / 2][8];
     for (int p = 0; p < kRows / 2; ++p) {

@@ -30,6 +30,7 @@ struct Avx2 {
   static constexpr int kGridGroups = 1;
   static constexpr int kInt8Zero = 0;
   static constexpr bool kBf16 = false;
+  static constexpr bool kAddsExponents = false;
 
   static F32 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static F32 splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }

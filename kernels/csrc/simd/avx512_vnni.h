@@ -23,6 +23,7 @@ struct Avx512Vnni {
   static constexpr int kGridGroups = 4;
   static constexpr int kInt8Zero = 128;
   static constexpr bool kBf16 = false;
+  static constexpr bool kAddsExponents = true;
 
   static F32 zero() { return _mm512_setzero_ps(); }
   static F32 splat(float x) { return _mm512_set1_ps(x); }
@@ -59,6 +60,8 @@ struct Avx512Vnni {
   static I32 add_i32(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
   static I32 to_i32(F32 a) { return _mm512_cvtps_epi32(a); }
   static F32 to_f32(I32 a) { return _mm512_cvtepi32_ps(a); }
+  static I32 bits(F32 a) { return _mm512_castps_si512(a); }
+  static F32 from_bits(I32 a) { return _mm512_castsi512_ps(a); }
   static int32_t sum_i32(I32 a) { return _mm512_reduce_add_epi32(a); }
 
   static Bytes load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }

@@ -29,6 +29,7 @@ struct NeonDotprod {
   static constexpr int kGridGroups = 1;
   static constexpr int kInt8Zero = 0;
   static constexpr bool kBf16 = false;
+  static constexpr bool kAddsExponents = false;
 
   template <class Fn>
   static F32 each(const Fn& fn) {

@@ -8,6 +8,7 @@
 //   the
 //                 instruction set multiplies signed bytes and `load_bytes` flips the sign bit
 //   kBf16         whether Pairs, load_pairs, store_pairs, store_bf16 and dot_pairs exist (simd/avx512_bf16.h)
+//   kAddsExponents  whether adding to exponents is better than multiplying, so that bits and from_bits exist
 //   kTileRows x kTileGroups   tile of Linear (an integer and a float accumulator each) that fits the registers
 //   kGridRows x kGridGroups   tile of attention (one accumulator each) that fits the registers
 //   load_first, store_first   the first n of sixteen lanes, zeros beyond; n may be larger than 16
@@ -44,6 +45,7 @@ struct Scalar {
   static constexpr int kGridGroups = 1;
   static constexpr int kInt8Zero = 128;
   static constexpr bool kBf16 = false;
+  static constexpr bool kAddsExponents = false;
 
   template <class Fn>
   static F32 each(const Fn& fn) {

@@ -10,18 +10,32 @@ from numpy.typing import NDArray
 
 from edge_kernels.packing import GROUP, PackedWeight, unpack
 
+SMALLEST_SCALE, LARGEST_SCALE = 2.0**-31, 2.0**60
+"""Range of the scales that are powers of two."""
 
-def quantize_rows(x: NDArray[np.float32], block_size: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Each row and block to int8: q = round(x * (127 / max|x|)), scale = max|x| / 127, ties to even.
 
-    x: float32 [rows, in]. Returns q int8 [rows, blocks, block_size] (zeros past `in`) and scales [rows, blocks].
+def quantize_rows(
+    x: NDArray[np.float32], block_size: int, power_of_two: bool
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Each row and block to int8: q = round(x / scale), ties to even, with scale = max|x| / 127.
+
+    `power_of_two` rounds scales up to one, as int4 weights want it. x: float32 [rows, in], finite.
+    Returns q int8 [rows, blocks, block_size] (zeros past `in`) and scales [rows, blocks].
     """
     rows, features = x.shape
     blocks = np.pad(x, ((0, 0), (0, -features % block_size))).reshape(rows, -1, block_size)
     largest = np.abs(blocks).max(axis=2)
-    inverse = np.where(largest > 0, np.float32(127) / np.where(largest > 0, largest, 1), 0).astype(np.float32)
-    q = np.rint(blocks * inverse[:, :, None]).astype(np.int8)
-    return q, largest / np.float32(127)
+    safe = np.where(largest > 0, largest, 1)
+    if power_of_two:
+        mantissa, exponent = np.frexp(largest / np.float32(127))
+        powers = np.ldexp(1.0, exponent - (mantissa == 0.5))
+        scales = np.clip(powers, SMALLEST_SCALE, LARGEST_SCALE).astype(np.float32)
+        inverse = np.float32(1) / scales
+    else:
+        scales = largest / np.float32(127)
+        inverse = np.float32(127) / safe
+    q = np.rint(blocks * np.where(largest > 0, inverse, 0).astype(np.float32)[:, :, None]).astype(np.int8)
+    return q, scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +58,16 @@ def linear(
 ) -> NDArray[np.float32]:
     """act(x @ dequantized(weight).T + bias) + residual, with x quantized by `quantize_rows`.
 
-    x: float32 [rows, in]. Returns float32 [rows, out_features].
+    x: float32 [rows, in]; a value that is not finite makes its row NaN. Returns float32 [rows, out_features].
     """
+    finite = np.isfinite(x).all(axis=1, keepdims=True)
     channels = weight.weight.shape[0] * GROUP
     stored, scales = unpack(weight, spec.bits, channels)
     if spec.bits == 4:
         stored = np.stack([stored & 15, stored >> 4], axis=-1).reshape(*stored.shape[:2], -1)
     w = stored.astype(np.int32) - (8 if spec.bits == 4 else 128)
-    q, x_scales = quantize_rows(x, spec.block_size)
-    y = np.zeros((x.shape[0], channels))
+    q, x_scales = quantize_rows(np.where(finite, x, 0), spec.block_size, power_of_two=spec.bits == 4)
+    y = np.where(finite, 0.0, np.nan) * np.ones(channels)
     for b in range(w.shape[1]):
         sums = q[:, b].astype(np.float64) @ w[:, b].T  # exact: whole numbers below 2^53
         y += sums * x_scales[:, b, None].astype(np.float64) * scales[None, :, b]
