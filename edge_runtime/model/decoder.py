@@ -7,7 +7,7 @@ Knows nothing of token ids, prompts or images: its inputs are the rows docs/bund
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_runtime.errors import BundleError, Cancelled, InternalError
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease, KVCache, KVLease
-from edge_runtime.model.manifest import Architecture
+from edge_runtime.model.manifest import Architecture, TextArchitecture
 from edge_runtime.model.session import Array, Binding, Graph
 
 
@@ -46,6 +46,10 @@ class DecoderStep:
     cancel: CancelToken
 
 
+Refine = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
+"""Improves logits [V] in place, given the final hidden state [D] that they came from."""
+
+
 class Decoder(Protocol):
     """A loaded decoder graph and the KV cache its runs write into."""
 
@@ -63,9 +67,15 @@ class Decoder(Protocol):
 class PortableDecoder:
     """Runs a graph of flavour `portable`, chat after chat."""
 
-    def __init__(self, graph: Graph, architecture: Architecture, max_cache_tokens: int) -> None:
-        """Raises `BundleError` if the graph does not have the inputs of docs/bundle.md."""
+    def __init__(
+        self, graph: Graph, architecture: Architecture, max_cache_tokens: int, refine: Refine | None = None
+    ) -> None:
+        """`refine` is for graphs with the output `hidden`.
+
+        Raises `BundleError` if the graph does not have the inputs of docs/bundle.md.
+        """
         self._graph = graph
+        self._refine = refine
         self._text = architecture.text
         self._num_taps = len(architecture.vision.deepstack_layers)
         self._kv_cache: ContiguousKVCache[Binding] = ContiguousKVCache(max_cache_tokens, self._allocate)
@@ -94,7 +104,7 @@ class PortableDecoder:
         if total > lease.capacity:
             raise InternalError(f"{total} tokens in a KV lease of {lease.capacity}")
         logits_rows = np.array([num_tokens - 1] if step.want_logits else [], dtype=np.int64)
-        logits = np.empty((len(logits_rows), self._text.vocab_size), dtype=np.float32)
+        head = HeadOutputs(self._text, len(logits_rows), self._refine)
         inputs: dict[str, Array] = {
             "inputs_embeds": rows.inputs_embeds,
             "rope_cos": rows.rope_cos,
@@ -106,11 +116,11 @@ class PortableDecoder:
         if self._num_taps:
             inputs["deepstack"] = rows.deepstack
         try:
-            lease.buffers.run(inputs, {"logits": logits}, step.cancel)
+            lease.buffers.run(inputs, head.buffers, step.cancel)
         except Cancelled:
             return None
         lease.extend(num_tokens)
-        return logits[0] if step.want_logits else None
+        return head.logits()[0] if step.want_logits else None
 
     def _allocate(self, num_tokens: int) -> Binding:
         """Keys and values of one chat: anonymous pages, which take memory only once a token is written to them."""
@@ -125,6 +135,24 @@ class PortableDecoder:
         """Graph names (past, present) of every cache buffer."""
         layers = range(self._text.num_layers)
         return [(f"past_{kind}.{i}", f"present_{kind}.{i}") for i in layers for kind in ("key", "value")]
+
+
+class HeadOutputs:
+    """Where a run writes the logits of its R rows, and, if they are to be refined, what the LM head saw."""
+
+    def __init__(self, text: TextArchitecture, num_rows: int, refine: Refine | None) -> None:
+        self._refine = refine
+        self.buffers: dict[str, Array] = {"logits": np.empty((num_rows, text.vocab_size), dtype=np.float32)}
+        if refine is not None:
+            self.buffers["hidden"] = np.empty((num_rows, text.hidden_size), dtype=np.float32)
+
+    def logits(self) -> NDArray[np.float32]:
+        """[R, V], once the run is over; to be asked for once."""
+        logits = self.buffers["logits"]
+        if self._refine is not None:
+            for row, hidden in zip(logits, self.buffers["hidden"], strict=True):
+                self._refine(row, hidden)
+        return logits
 
 
 def check_inputs(graph: Graph, names: set[str]) -> None:

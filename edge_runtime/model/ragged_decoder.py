@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import Cancelled, InternalError
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.decoder import DecoderStep, check_inputs
+from edge_runtime.model.decoder import DecoderStep, HeadOutputs, Refine, check_inputs
 from edge_runtime.model.manifest import Architecture, TextArchitecture
 from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
 from edge_runtime.model.session import Array, Graph
@@ -30,9 +30,20 @@ _POOL_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 class RaggedDecoder:
     """Runs a graph of flavour `edge`; owns the pools that hold the keys and values of all chats."""
 
-    def __init__(self, graph: Graph, architecture: Architecture, kv_dtype: KVDtype, max_cache_tokens: int) -> None:
-        """Raises `BundleError` if the graph does not have the inputs of docs/bundle.md."""
-        self._vocab_size = architecture.text.vocab_size
+    def __init__(
+        self,
+        graph: Graph,
+        architecture: Architecture,
+        kv_dtype: KVDtype,
+        max_cache_tokens: int,
+        refine: Refine | None = None,
+    ) -> None:
+        """`refine` is for graphs with the output `hidden`.
+
+        Raises `BundleError` if the graph does not have the inputs of docs/bundle.md.
+        """
+        self._text = architecture.text
+        self._refine = refine
         self._num_taps = len(architecture.vision.deepstack_layers)
         self._kv_cache = PagedKVCache(max_cache_tokens, BLOCK_SIZE)
         pools = _allocate_pools(architecture.text, kv_dtype, self._kv_cache.num_blocks)
@@ -68,7 +79,7 @@ class RaggedDecoder:
         counts = [len(step.inputs.inputs_embeds) for step in steps]
         ends = np.cumsum(counts)
         logits_rows = np.array([end - 1 for end, step in zip(ends, steps, strict=True) if step.want_logits], np.int64)
-        logits = np.empty((len(logits_rows), self._vocab_size), dtype=np.float32)
+        head = HeadOutputs(self._text, len(logits_rows), self._refine)
         inputs: dict[str, Array] = {
             "inputs_embeds": _joined([step.inputs.inputs_embeds for step in steps]),
             "rope_cos": _joined([step.inputs.rope_cos for step in steps]),
@@ -78,10 +89,10 @@ class RaggedDecoder:
         }
         if self._num_taps:
             inputs["deepstack"] = _joined([step.inputs.deepstack for step in steps], axis=1)
-        self._binding.run(inputs, {"logits": logits}, cancel)
+        self._binding.run(inputs, head.buffers, cancel)
         for lease, count in zip(leases, counts, strict=True):
             lease.extend(count)
-        rows = iter(logits)
+        rows = iter(head.logits())
         return [next(rows) if step.want_logits else None for step in steps]
 
 

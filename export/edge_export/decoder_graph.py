@@ -44,16 +44,19 @@ def build_decoder(
     parts = Parts(g, writer, "model.language_model.")
     for i in range(text.num_layers):
         with parts.module(f"layers.{i}") as layer:
-            stream = _decoder_layer(layer, i, model, stream)
+            last = i == text.num_layers - 1
+            stream = _decoder_layer(layer, i, model, stream, logits_rows if last else None)
             if i < num_taps:
-                stream = stream.plus(g, taps[i])
+                stream = stream.plus(g, g.op("Gather", [taps[i], logits_rows], {"axis": 0}) if last else taps[i])
 
-    stream = stream.rows(g, logits_rows)  # [R, D]: the head runs on the rows asked for
     _, x = layers.rms_norm(parts, stream, "norm", text.hidden_size, text.rms_norm_eps)
     name = EMBEDDING_NAME if text.tie_word_embeddings else HEAD_NAME
     head = Linear("lm_head", (text.vocab_size, text.hidden_size), scheme.lm_head)
     logits, stored_head = layers.head(g, writer, x, name, head)
     g.output(logits, "logits", np.float32, ["R", text.vocab_size])
+    if text.tie_word_embeddings and (scheme.lm_head.weights, scheme.embedding.weights) == ("int4", "int8"):
+        # The embedding table is a finer copy of the head: the runtime scores the likeliest tokens with it again.
+        g.output(x, "hidden", np.float32, ["R", text.hidden_size])
     return g, stored_head
 
 
@@ -68,13 +71,18 @@ def _deepstack_input(g: GraphBuilder, text: TextArchitecture, num_taps: int) -> 
         ]
 
 
-def _decoder_layer(layer: Parts, i: int, model: Model, stream: Stream) -> Stream:
-    """Residual -> + attention(norm) -> + mlp(norm)."""
+def _decoder_layer(layer: Parts, i: int, model: Model, stream: Stream, rows: Value | None) -> Stream:
+    """Residual -> + attention(norm) -> + mlp(norm).
+
+    With `rows` [R], as in the last layer, only these go on behind attention: nobody reads the others.
+    """
     layers, text, weights = model.layers, model.text, model.weights
     hidden, inner, eps = text.hidden_size, text.intermediate_size, text.rms_norm_eps
     stream, normed = layers.rms_norm(layer, stream, "input_layernorm", hidden, eps)
     with layer.module("self_attn") as attn:
         attended = model.attention(attn, i, normed, weights)
+        if rows is not None:
+            attended, stream = attn.graph.op("Gather", [attended, rows], {"axis": 0}), stream.rows(attn.graph, rows)
         o_proj = Linear("o_proj", (hidden, text.num_attention_heads * text.head_dim), weights)
         stream = layers.add_linear(attn, stream, attended, o_proj)
     stream, normed = layers.rms_norm(layer, stream, "post_attention_layernorm", hidden, eps)

@@ -21,15 +21,16 @@ KV_DTYPES: dict[str, KVDtype] = {"portable": "fp32", "edge": "int8"}
 
 
 def prepare(checkpoint: Path, out: Path, options: Mapping[str, str]) -> dict[str, str]:
-    """Export a bundle of the flavour `options["flavour"]`: INT4 decoder, INT8 vision tower and LM head."""
+    """Export a bundle of the flavour `options["flavour"]`: INT4 decoder, INT8 vision, LM head INT8 unless asked."""
     from edge_export.options import ExportOptions  # noqa: PLC0415
     from edge_export.pipeline import export_bundle  # noqa: PLC0415
     from edge_export.progress import ProgressBars  # noqa: PLC0415
 
-    chosen = ExportOptions(flavour=options["flavour"], force=True)  # the folder is there, and empty
+    head = "int4" if options.get("lm_head") == "int4" else "int8"
+    chosen = ExportOptions(flavour=options["flavour"], lm_head=head, force=True)  # the folder is there, and empty
     with ProgressBars() as progress:
         manifest = export_bundle(str(checkpoint), out, chosen, progress)
-    return {"version": manifest.exporter_version, "weights": "INT4 block 32, LM head INT8, vision INT8"}
+    return {"version": manifest.exporter_version, "weights": f"INT4 block 32, LM head {head.upper()}, vision INT8"}
 
 
 def load(model: Path, settings: RunSettings) -> EdgeModel:

@@ -1,0 +1,24 @@
+"""The likeliest tokens of an int4 LM head, scored again with its finer copy, the int8 embedding table."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.engine.sampling import largest
+from edge_runtime.model.embeddings import TokenEmbeddings
+
+NUM_CANDIDATES = 64
+"""Tokens that are scored again: those a sampler may take, for a tenth of a millisecond a token."""
+
+
+class Rescorer:
+    """Halves what a decode step reads of the head and keeps int8 accuracy where it counts (decision 32)."""
+
+    def __init__(self, embeddings: TokenEmbeddings) -> None:
+        self._embeddings = embeddings
+
+    def __call__(self, logits: NDArray[np.float32], hidden: NDArray[np.float32]) -> None:
+        """Replace the largest of `logits` [V], in place, given the final hidden state [D]."""
+        ids = largest(logits, NUM_CANDIDATES)
+        logits[ids] = self._embeddings.lookup(ids) @ hidden

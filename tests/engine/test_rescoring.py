@@ -1,0 +1,78 @@
+"""Logits of an int4 LM head: the likeliest are as good as an int8 head's, the others are left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_export.options import ExportOptions
+from edge_export.pipeline import export_bundle
+from edge_kernels.library import KernelLibrary
+from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
+from edge_runtime.engine.model_runner import Step
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.rescoring import NUM_CANDIDATES, Rescorer
+from edge_runtime.model.bundle import open_bundle
+from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.conversation import Message, TextPart
+from edge_runtime.model.manifest import Flavour, WeightFormat
+from edge_runtime.model.session import SessionSettings
+from edge_runtime.vision.image import ImageLimits
+from tests.conftest import NoProgress
+
+PROMPT = GenerationRequest("r", (Message("user", (TextPart("say something about this and that"),)),))
+
+
+def exported(source: Path, out: Path, flavour: Flavour, head: WeightFormat, kernels: KernelLibrary) -> Path:
+    options = ExportOptions(flavour=flavour, lm_head=head, gate=False)
+    export_bundle(str(source), out / head, options, NoProgress(), kernels)
+    return out / head
+
+
+def logits_after_each_token(bundle: Path, flavour: Flavour, kernels: KernelLibrary) -> NDArray[np.float32]:
+    """[prompt tokens, V], the prompt fed token by token."""
+    session = SessionSettings(num_threads=1, kernels=kernels if flavour == "edge" else None)
+    runner = BundleRunner(open_bundle(bundle), RunnerSettings(256, 256, None, session, ImageLimits(), "fp32"))
+    prompt, rows = runner.prepare(PROMPT), []
+    lease = runner.kv_cache.lease(len(prompt.input_ids))
+    assert lease is not None
+    for token in prompt.input_ids:
+        (row,) = runner.forward([Step(prompt, np.array([token]), lease, True, CancelToken())])
+        assert row is not None
+        rows.append(row)
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("flavour", ["edge", "portable"])
+def test_the_likeliest_tokens_have_the_scores_of_an_int8_head(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    kernel_library: KernelLibrary,
+    monkeypatch: pytest.MonkeyPatch,
+    flavour: Flavour,
+) -> None:
+    bundles = {head: exported(tiny_checkpoint, tmp_path, flavour, head, kernel_library) for head in ("int4", "int8")}
+    int8 = logits_after_each_token(bundles["int8"], flavour, kernel_library)
+    rescored = logits_after_each_token(bundles["int4"], flavour, kernel_library)
+    monkeypatch.setattr(Rescorer, "__call__", lambda *_: None)
+    int4 = logits_after_each_token(bundles["int4"], flavour, kernel_library)
+
+    changed = rescored != int4
+    assert (changed.sum(axis=1) > 0.9 * NUM_CANDIDATES).all()  # a score may be the same by chance
+    assert (changed.sum(axis=1) <= NUM_CANDIDATES).all()
+    off = {name: np.abs(logits - int8)[changed] for name, logits in (("int4", int4), ("rescored", rescored))}
+    assert off["rescored"].mean() < 0.5 * off["int4"].mean()  # an int8 head rounds its activations, rescoring does not
+    assert (int4.argmax(axis=1) != int8.argmax(axis=1)).any()  # else the next line would say nothing
+    assert (rescored.argmax(axis=1) == int8.argmax(axis=1)).mean() > (int4.argmax(axis=1) == int8.argmax(axis=1)).mean()
+
+
+def test_fp32_and_int8_heads_are_left_alone(tiny_bundle_edge: Path, kernel_library: KernelLibrary) -> None:
+    """Their graphs do not say what the head saw."""
+    runner = BundleRunner(
+        open_bundle(tiny_bundle_edge),
+        RunnerSettings(64, 64, None, SessionSettings(num_threads=1, kernels=kernel_library), ImageLimits(), "int8"),
+    )
+    assert "hidden" not in runner._decoder._binding._graph.outputs  # type: ignore[attr-defined]
