@@ -92,8 +92,8 @@ def test_scales_of_zero_and_of_any_size(
 ) -> None:
     """Weight scales of zero, the smallest and the largest; activations from 1e-6 to 1e9 and rows of exact powers."""
     stored = rng.integers(0, 256, (32, 6, 32 * bits // 8), dtype=np.uint8)
-    scales = rng.choice(np.array([0, 6e-8, 0.01, 60000], np.float16), (32, 6))
-    scales[:16] = 0
+    scales = rng.choice(np.array([0, -0.0, 6e-8, -0.01, 60000], np.float16), (32, 6))
+    scales[:16] = [0, 0, 0, -0.0, -0.0, -0.0]
     weight = pack(stored, scales, bits)
     x = rng.standard_normal((4, 192), np.float32) * np.array([[1e-6], [1], [1e9], [1]], np.float32)
     x[3] = 127 * np.exp2(rng.integers(-9, 9, 192)).astype(np.float32)
