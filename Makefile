@@ -7,14 +7,14 @@ PYTEST_FLAGS ?=
 
 VENV := .venv
 PARITY_VENV := .venv-parity
-SCREENSHOT := examples/screens/kiosk-order.png
+SCREENSHOT := examples/screens/coffee-order.png
 PACKAGES := edge_runtime export/edge_export kernels/edge_kernels scripts pocket
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test parity sanitize arm check format clean
 
 help:
-	@echo "make demo    export a tiny random model, serve it, ask it about a screenshot (needs no network besides pip)"
+	@echo "make demo    export pocket, the model that ships, serve it, ask it about a screenshot (no network besides pip)"
 	@echo "make test    all tests that need no torch"
 	@echo "make parity  the tests against transformers and optimum (installs torch, about 1 GB)"
 	@echo "make sanitize  fuzz the kernels under address and undefined-behaviour sanitizers (needs cmake)"

@@ -13,7 +13,12 @@ from edge_runtime.cli.outcome import reports_errors
 
 @reports_errors
 def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
-    target: Annotated[str, typer.Argument(help="A bundle folder (answered in this process) or a server's address.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A bundle folder (answered in this process), pocket (the model that ships), or a server's address."
+        ),
+    ],
     prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
     image: Annotated[list[Path] | None, typer.Option(help="An image about which it is; may be repeated.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video about which it is.")] = None,

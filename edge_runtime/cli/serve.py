@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 @reports_errors
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="Folder that edge-export wrote.")],
+    bundle: Annotated[str, typer.Argument(help="Folder that edge-export wrote, or pocket: the model that ships.")],
     bind: Annotated[
         str, typer.Option(help="Address on this machine: tcp://127.0.0.1:PORT or ipc:///PATH.")
     ] = DEFAULT_ADDRESS,
@@ -28,12 +27,13 @@ def serve(
     from contextlib import closing  # noqa: PLC0415
 
     from edge_runtime.cli.loading import PlannedBundle  # noqa: PLC0415
+    from edge_runtime.cli.pocket import bundle_folder  # noqa: PLC0415
     from edge_runtime.devices.memory import MemoryRequest  # noqa: PLC0415
     from edge_runtime.serving.server import Server  # noqa: PLC0415
     from edge_runtime.serving.settings import ServerSettings  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    planned = PlannedBundle.open(bundle, profile, MemoryRequest())
+    planned = PlannedBundle.open(bundle_folder(bundle), profile, MemoryRequest())
     # The address is taken before the model is loaded: a second server says so at once.
     with closing(Server(ServerSettings(bind=bind))) as server:
         _print_plan(planned)

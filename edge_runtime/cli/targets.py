@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from edge_runtime.cli.loading import PlannedBundle, video_sampling
+from edge_runtime.cli.pocket import NAME, bundle_folder
 from edge_runtime.devices.memory import MemoryPlan, MemoryRequest
 from edge_runtime.engine.events import Delta, Failed, Finished
 from edge_runtime.engine.request import GenerationRequest, SamplingParams
@@ -73,11 +74,14 @@ def open_target(target: str, local: LocalOptions) -> Iterator[Answers]:
             raise BadParameter(f"max_pixels is the server's choice; leave it out, or ask a bundle instead of {target}")
         with Client(target) as client:
             yield lambda question: _ask_server(client, question)
-    elif not Path(target).exists():
-        raise BundleError(f"{target!r} is neither a folder nor an address such as tcp://127.0.0.1:5633")
     else:
+        bundle = bundle_folder(target)
+        if not bundle.exists():
+            raise BundleError(
+                f"{target!r} is neither a folder nor an address such as tcp://127.0.0.1:5633, nor the name {NAME}"
+            )
         request = MemoryRequest(max_chats=1, max_pixels=local.max_pixels)
-        planned = PlannedBundle.open(Path(target), local.profile, request)
+        planned = PlannedBundle.open(bundle, local.profile, request)
         yield lambda question: _ask_engine(planned, local, question)
 
 

@@ -66,20 +66,23 @@ Answered = dict[str, dict[str, list[Result]]]
 
 
 def markdown(answered: Answered) -> str:
-    """One table per set with a column per model; the last row compares each model's answers with the first's."""
+    """One table per set with a column per model; the last row compares each model's answers with the first's.
+
+    `±` is half the width of the first model's 95% interval, in points.
+    """
     parts = []
     for set_name, by_model in answered.items():
         first, *_ = by_model.values()
         screens = len({result.case.rsplit("/", 1)[0] for result in first})
         lines = [f"## {set_name}: {len(first)} questions about {screens} screens", ""]
-        lines += ["| | answers | " + " | ".join(by_model) + " |", "|---|---:" + "|---:" * len(by_model) + "|"]
+        lines += ["| | answers | ± | " + " | ".join(by_model) + " |", "|---|---:|---:" + "|---:" * len(by_model) + "|"]
         table = [means(results) for results in by_model.values()]
-        for name, (_, count) in table[0].items():
+        for name, (mean, count) in table[0].items():
             cells = " | ".join(f"{100 * column[name][0]:.1f}%" for column in table)
-            lines.append(f"| {METRICS[name]} | {count} | {cells} |")
+            lines.append(f"| {METRICS[name]} | {count} | {100 * _margin(mean, count):.0f} | {cells} |")
         if len(by_model) > 1:
             cells = " | ".join(f"{100 * _agreement(first, results):.1f}%" for results in by_model.values())
-            lines.append(f"| the same answer as {next(iter(by_model))} | {len(first)} | {cells} |")
+            lines.append(f"| the same answer as {next(iter(by_model))} | {len(first)} | | {cells} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -107,6 +110,12 @@ def write(answered: Answered, path: Path, title: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".md").write_text(f"# {title}\n\n{markdown(answered)}")
     path.with_suffix(".json").write_text(json.dumps(as_json(answered), indent=1, ensure_ascii=False) + "\n")
+
+
+def _margin(mean: float, count: int) -> float:
+    """Half of Wilson's 95% score interval of a share `mean` of `count` answers."""
+    z = 1.96
+    return float(z / (1 + z * z / count) * (mean * (1 - mean) / count + z * z / (4 * count * count)) ** 0.5)
 
 
 def _agreement(first: list[Result], other: list[Result]) -> float:

@@ -1,6 +1,7 @@
 """The held-out sets. Their strings, page templates and random seeds are none that training ever draws.
 
 - `painted`: 500 screens by the painter, some in pairs before and after a change.
+- `small`: 200 more of at most 256x128 pixels, with a handful of elements each.
 - `chromium`: 200 generated pages drawn by headless Chromium.
 - `handwritten`: the 20 pages in `pages/`, written by hand, unlike anything the generator makes: text of any size, off
   the 16-pixel rows, real sentences, other typefaces.
@@ -42,6 +43,7 @@ from pocket.screens.words import Phrases
 PAGES = Path(__file__).with_name("pages")
 _SIZES = ((384, 256), (320, 256), (256, 384), (384, 320), (512, 320), (448, 256), (256, 256))
 _LARGE = ((640, 384), (768, 512))
+_SMALL = ((128, 96), (192, 96), (160, 128), (192, 128), (256, 96), (256, 128))
 _LARGE_SHARE = 0.04
 _CHANGE_EVERY = 4  # painted screens per pair of screens
 _TRIES = 8  # an element may lie where no point of the answer's grid does: then another one is drawn
@@ -58,11 +60,20 @@ _EVERYTHING: tuple[Ask, ...] = (
 
 def painted(limit: int) -> Iterator[Case]:
     """Questions about `limit` painted screens, and about as many pairs as a quarter of them."""
+    return _painted("painted", limit, lambda rng: rng.choice(_LARGE if rng.random() < _LARGE_SHARE else _SIZES))
+
+
+def small(limit: int) -> Iterator[Case]:
+    """The same about small screens."""
+    return _painted("small", limit, lambda rng: rng.choice(_SMALL))
+
+
+def _painted(set_name: str, limit: int, draw_size: Callable[[Random], tuple[int, int]]) -> Iterator[Case]:
     phrases = Phrases("heldout")
     for index in range(limit):
-        name = f"painted/{index}"
+        name = f"{set_name}/{index}"
         rng = Random(f"heldout/{name}")
-        size = rng.choice(_LARGE if rng.random() < _LARGE_SHARE else _SIZES)
+        size = draw_size(rng)
         page, gamma = compose(rng, phrases, *size), rng.uniform(0.75, 1.1)
         yield from _questions(name, rng, paint(page, gamma), _ROTA[index % len(_ROTA)])
         if index % _CHANGE_EVERY == 0:
@@ -105,7 +116,7 @@ def handwritten_page(path: Path) -> HtmlPage:
 
 
 SETS: dict[str, tuple[Callable[[int], Iterator[Case]], int]] = {
-    "painted": (painted, 500), "chromium": (chromium, 200), "handwritten": (handwritten, 20),
+    "painted": (painted, 500), "small": (small, 200), "chromium": (chromium, 200), "handwritten": (handwritten, 20),
 }  # fmt: skip
 """Each set's maker and its full number of screens."""
 

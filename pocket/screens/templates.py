@@ -66,7 +66,7 @@ class Composer:
             value = self.phrases.price(rng) if rng.random() < 0.6 else self.value(room - 16)
             room -= 14
         name = self.name(room, bold=kind == "title" or variant == 7)
-        if not name or row + rows > self.rows:
+        if not name or row < 0 or row + rows > self.rows:
             return 0
         self.widgets.append(Widget(kind, name, row, x, width, state, value, variant))
         return rows

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pocket.screens.labels import COLUMNS
 from pocket.screens.questions import Turn
 from pocket.screens.screen import Screen
-from pocket.train.looks import Look, looks
+from pocket.train.looks import AWAY, Look, looks
 from pocket.train.tokenizer import load, special_ids
 
 NO_LOSS = -100
+NO_LETTER = -2
 
 
 @lru_cache(maxsize=1024)
@@ -35,13 +37,17 @@ class Chat:
     labels: list[int] = field(default_factory=list)
     segments: list[int] = field(default_factory=list)
     positions: list[tuple[int, int, int]] = field(default_factory=list)
-    sources: list[tuple[tuple[int, ...], int]] = field(default_factory=list)  # places of image tokens, and a slot or -1
+    sources: list[tuple[tuple[int, ...], int]] = field(default_factory=list)  # see `ChatBatch.looks` and `.letters`
+    before: list[int] = field(default_factory=list)  # the token before each; in an image the one at its left
     images: list[int] = field(default_factory=list)  # where each image's first token is
+    _tails: dict[int, int] = field(default_factory=lambda: {0: 0})  # each segment's last token
 
     def text(self, text: str, position: int, segment: int, learn: bool) -> int:
         """Appends text; returns the next free position."""
         for index in _encode(text)[0]:
-            self.sources.append(((), -1))
+            self.sources.append(((), NO_LETTER))
+            self.before.append(self._tails.get(segment, self._tails[0]))
+            self._tails[segment] = len(self.ids)
             self.ids.append(index)
             self.labels.append(index if learn else NO_LOSS)
             self.segments.append(segment)
@@ -56,11 +62,13 @@ class Chat:
         self.images.append(len(self.ids))
         for row in range(rows):
             for column in range(columns):
+                self.before.append(len(self.ids) - (column > 0))
                 self.ids.append(pad)
-                self.sources.append(((), -1))
+                self.sources.append(((), NO_LETTER))
                 self.labels.append(NO_LOSS)
                 self.segments.append(0)
                 self.positions.append((position, position + row, position + column))
+        self._tails[0] = len(self.ids) - 1
         return self.text("<|vision_end|>", position + max(rows, columns), 0, learn=False)
 
     def turn(self, turn: Turn, position: int, segment: int, think: bool, screen: Screen | None = None) -> int:
@@ -88,9 +96,14 @@ class Chat:
             for look in found:
                 at = begin - shift if begin - shift >= look.start else end - 1 - shift
                 if look.start <= at < look.end:
-                    places = tuple(self.images[-1] + token for token in look.tokens(at, screen))
-                    slot = look.slot(at)
-                    self.sources[start + index] = (places, -1 if slot is None else slot)
+                    places = tuple(self.images[-1] + token for token in look.tokens(screen))
+                    self.sources[start + index] = (places, self._letter(look.letter(at, screen)))
+
+    def _letter(self, place: tuple[int, int] | None) -> int:
+        if place is None:
+            return NO_LETTER
+        token, column = place
+        return AWAY if token == AWAY else (self.images[-1] + token) * COLUMNS + column
 
 
 def build_chat(rng: Random, turns: list[Turn], screens: list[Screen], max_text: int = 200) -> Chat:
@@ -119,7 +132,9 @@ def build_chat(rng: Random, turns: list[Turn], screens: list[Screen], max_text: 
 class ChatBatch:
     """ids, labels [B, L]; positions [3, B, L]; mask bool [B, 1, L, L]; where image tokens are, bool [B, L].
 
-    For the throw-away signal of `looks.py`, as seen from the token before: bool [B, L, L], int64 [B, L] or -1.
+    For the throw-away signals of `gaze.py`: `before`, int64 [B, L], the place of the token before each; and as seen
+    from the token before, `looks`, bool [B, L, L], the image tokens that show what comes next, and `letters`, int64
+    [B, L], place times `COLUMNS` plus column of the letter that comes next, `AWAY` or `NO_LETTER`.
     """
 
     ids: Tensor
@@ -127,8 +142,9 @@ class ChatBatch:
     positions: Tensor
     mask: Tensor
     pictured: Tensor
+    before: Tensor
     looks: Tensor
-    slots: Tensor
+    letters: Tensor
 
 
 def stack_chats(chats: list[Chat]) -> ChatBatch:
@@ -139,21 +155,21 @@ def stack_chats(chats: list[Chat]) -> ChatBatch:
     labels = np.full((count, length), NO_LOSS, np.int64)
     segments = np.full((count, length), -1, np.int64)
     positions = np.zeros((3, count, length), np.int64)
+    before = np.tile(np.arange(length), (count, 1))
     seen = np.zeros((count, length, length), bool)
-    slots = np.full((count, length), -1, np.int64)
+    letters = np.full((count, length), NO_LETTER, np.int64)
     for row, chat in enumerate(chats):
         size = len(chat.ids)
         ids[row, :size] = chat.ids
         labels[row, : size - 1] = chat.labels[1:]  # each place predicts the next token
         segments[row, :size] = chat.segments
         positions[:, row, :size] = np.array(chat.positions).T
-        for place, (sources, slot) in enumerate(chat.sources[1:]):
+        before[row, :size] = chat.before
+        for place, (sources, letter) in enumerate(chat.sources[1:]):
             seen[row, place, list(sources)] = True
-            slots[row, place] = slot
+            letters[row, place] = letter
     query, key = segments[:, :, None], segments[:, None, :]
     mask = ((query == key) | ((key == 0) & (query > 0))) & np.tri(length, dtype=bool)
     pictured = ids == special_ids()["<|image_pad|>"]
-    return ChatBatch(
-        torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(positions), torch.from_numpy(mask[:, None]),
-        torch.from_numpy(pictured), torch.from_numpy(seen), torch.from_numpy(slots),
-    )  # fmt: skip
+    arrays = (ids, labels, positions, mask[:, None], pictured, before, seen, letters)
+    return ChatBatch(*(torch.from_numpy(array) for array in arrays))

@@ -12,7 +12,7 @@ _BLANK_SHARE = 0.3  # most slots are blank; together they weigh this much agains
 
 @dataclass(frozen=True, slots=True)
 class DenseBatch:
-    """`DenseLabels` of a batch: `chars` [B, T, 16], `kind` and `state` [B, T], `place` [B, T, 24]."""
+    """`DenseLabels` of a batch: `chars` [B, T, 16], `kind` and `state` [B, T], `place` [B, T, 28]."""
 
     chars: Tensor
     kind: Tensor
@@ -29,7 +29,7 @@ class LetterHead(nn.Module):
         self.patch_chars = nn.Linear(hidden, SLOTS // 4 * NUM_CHARS)
 
     def losses(self, patches: Tensor, labels: DenseBatch) -> dict[str, Tensor]:
-        """From patches [B, 4T, hidden]: the loss `letter`, and `read`, the share of characters it names correctly."""
+        """From patches [B, 4T, hidden]: the loss `letter`, and `letters_right`, the share it names right."""
         batch, count = labels.kind.shape
         # A token's 16 slots are 2 rows of 8; each of its four patches (merge order) holds 4 neighbouring slots.
         chars = labels.chars.view(batch, count, 2, 2, 4).reshape(-1)
@@ -37,7 +37,7 @@ class LetterHead(nn.Module):
         each = F.cross_entropy(logits, chars, reduction="none")
         drawn = chars > 0
         loss = mean_of(each, drawn) + _BLANK_SHARE * mean_of(each, ~drawn)
-        return {"letter": loss, "read": mean_of((logits.argmax(-1) == chars).float(), drawn)}
+        return {"letter": loss, "letters_right": mean_of((logits.argmax(-1) == chars).float(), drawn)}
 
 
 def code_loss(tokens: Tensor, codes: Tensor, labels: DenseBatch) -> Tensor:

@@ -21,7 +21,7 @@ from pocket.train.heads import DenseBatch
 SIZES = ((384, 256), (256, 256), (256, 384), (320, 256), (384, 320), (512, 320), (320, 224), (448, 256))
 LARGE = ((640, 384), (768, 512))  # seldom: they cost most
 _TOKENS = 800  # per batch
-EASY_SIZES = ((128, 64), (160, 64), (128, 96), (192, 96), (160, 128), (192, 128), (256, 96), (256, 128))
+SMALL_SIZES = ((128, 64), (160, 64), (128, 96), (192, 96), (160, 128), (192, 128), (256, 96), (256, 128))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,9 @@ class Screens(IterableDataset[ImageBatch]):
         self.seed, self.start, self.scale, self.pages, self.free = seed, start, scale, pages, free
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        torch.set_num_threads(1)
         info = torch.utils.data.get_worker_info()
+        if info:  # in the training process itself that would slow the training down
+            torch.set_num_threads(1)
         offset, stride = (info.id, info.num_workers) if info else (0, 1)
         index = self.start + offset
         phrases = Phrases("train")

@@ -10,47 +10,50 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from pocket.train.chats import Chats, ScreenChats
 from pocket.train.config import TEXT_HIDDEN, model_config
-from pocket.train.conversations import NO_LOSS, ChatBatch
-from pocket.train.heads import mean_of
+from pocket.train.conversations import NO_LOSS
+from pocket.train.copying import hold_copies
+from pocket.train.gaze import gaze_losses
 from pocket.train.loop import Settings, add_settings, batches, restore, settings_of, train
 from pocket.train.network import decode, new_model
 from pocket.train.optimizer import Optimizers
-from pocket.train.oracle import Oracle, corrupt
+from pocket.train.oracle import SCALE, Oracle, corrupt
 from pocket.train.run import Run
 from pocket.train.tokenizer import special_ids, vocabulary_size
 
-EASY = 400  # steps on small screens
-MUON_RATE, ADAM_RATE = 0.02, 2e-3
-LOOK = 0.3  # weight of the two losses that say where to look
+SMALL = 0.95  # share of batches about small screens
+MUON_RATE, ADAM_RATE = 0.012, 1e-3
 
 
 def answer_losses(
-    model: Qwen3VLForConditionalGeneration, oracle: Oracle, chats: ChatBatch, seen: Tensor, deepstack: list[Tensor]
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Losses of the answers given image embeddings `seen` [images, T, hidden], and which answer tokens were right.
+    model: Qwen3VLForConditionalGeneration,
+    oracle: Oracle,
+    batch: ScreenChats,
+    seen: Tensor,
+    deepstack: list[Tensor],
+) -> dict[str, Tensor]:
+    """Losses of the answers given image embeddings `seen` [images, T, hidden]; see `gaze.py` for where to look.
 
-    `answer` is the next-token loss; `look` and `slot` say whether a middle layer looks where the answer stands.
+    `answer` is the next-token loss and `right` the share of answer tokens that are right.
     """
-    text = model.model.language_model
+    chats, text = batch.chats, model.model.language_model
     embeds = text.embed_tokens(chats.ids)
     pictured = chats.pictured[..., None].expand_as(embeds)
     embeds = embeds.masked_scatter(pictured, seen.to(embeds.dtype))
     taps = [torch.zeros_like(embeds).masked_scatter(pictured, tap.to(embeds.dtype)) for tap in deepstack]
-    hidden, gaze, watched = decode(model, embeds, taps, chats.positions, chats.mask)
+    hidden, watched = decode(model, embeds, taps, chats.positions, chats.mask)
     wanted = chats.labels != NO_LOSS
     logits = F.linear(hidden[wanted], text.embed_tokens.weight).float()
     labels = chats.labels[wanted]
-    told = chats.looks.any(-1)
-    mass = (gaze.mean(1) * chats.looks).sum(-1)
-    slots = F.cross_entropy(
-        oracle.slot(watched).float().flatten(0, 1), chats.slots.flatten().clamp(min=0), reduction="none"
-    )
-    losses = {
+    return {
         "answer": F.cross_entropy(logits, labels),
-        "look": mean_of(-(mass + 1e-4).log(), told),
-        "slot": mean_of(slots, chats.slots.flatten() >= 0),
+        "right": (logits.argmax(-1) == labels).float().mean(),
+        **gaze_losses(watched, chats, oracle.attributes(batch.labels), oracle.probe),
     }
-    return losses, logits.argmax(-1) == labels
+
+
+def language_total(losses: dict[str, Tensor]) -> Tensor:
+    """What both phases with a language model minimize."""
+    return losses["answer"] + 0.5 * (losses["find"] + losses["read"]) + 0.2 * (losses["past"] + losses["attribute"])
 
 
 def train_language(run: Run, settings: Settings, seed: int = 2) -> None:
@@ -58,7 +61,9 @@ def train_language(run: Run, settings: Settings, seed: int = 2) -> None:
     settings.apply()
     model = new_model(model_config(vocabulary_size(), special_ids()), seed, settings.device)
     embeddings = model.model.language_model.embed_tokens
-    torch.nn.init.normal_(embeddings.weight, std=0.05)
+    # Words are as long as codes. Logits would be too large, were it not for the last norm.
+    torch.nn.init.normal_(embeddings.weight, std=SCALE / TEXT_HIDDEN**0.5)
+    torch.nn.init.constant_(model.model.language_model.norm.weight, 0.1)
     oracle = Oracle(TEXT_HIDDEN).to(settings.device)
     oracle.spell(embeddings)
     named = [(n, p) for n, p in model.named_parameters() if ".language_model." in n]
@@ -67,13 +72,13 @@ def train_language(run: Run, settings: Settings, seed: int = 2) -> None:
     restore(run, parts, optimizers)
 
     def losses_of(batch: ScreenChats) -> dict[str, Tensor]:
+        hold_copies(model)
         seen = oracle(corrupt(batch.labels, 0.03))
-        losses, hits = answer_losses(model, oracle, batch.chats, seen, [])
-        total = losses["answer"] + LOOK * (losses["look"] + losses["slot"])
-        return {"total": total, **losses, "right": hits.float().mean()}
+        losses = answer_losses(model, oracle, batch, seen, [])
+        return {"total": language_total(losses), **losses}
 
-    screens = 12 * settings.scale
-    source = batches(Chats(seed, run.step, screens, pixels=False, easy_until=EASY, free=settings.free), settings)
+    screens = 6 * settings.scale
+    source = batches(Chats(seed, run.step, screens, pixels=False, small=SMALL, free=settings.free), settings)
     train(run, settings, parts, optimizers, source, losses_of)
 
 

@@ -5,6 +5,7 @@ modules' weights and does the same arithmetic on `[batch, ...]` tensors. `tests/
 transformers' result.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,14 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from pocket.train.config import MROPE_SECTION, ROPE_THETA
 
-WATCHED = 3  # the decoder layer that is told where to look
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What training watches in the decoder: states after each layer [B, L, hidden], queries and keys [B, H, L, d]."""
+
+    states: list[Tensor]
+    queries: list[Tensor]
+    keys: list[Tensor]
 
 
 def new_model(config: dict[str, Any], seed: int, device: str = "cpu") -> Qwen3VLForConditionalGeneration:
@@ -165,8 +173,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
 
 def decode(
     model: Qwen3VLForConditionalGeneration, embeds: Tensor, deepstack: list[Tensor], positions: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states before the LM head; and of layer `WATCHED`, where its first heads look [B, 2, L, L] and its output.
+) -> tuple[Tensor, Watched]:
+    """Hidden states before the LM head, and what training watches on the way.
 
     embeds [B, L, 256]; deepstack: one [B, L, 256] per tap, zero off the images; positions int64 [3, B, L];
     mask bool [B, 1, L, L], True where a query may look.
@@ -174,6 +182,7 @@ def decode(
     text = model.model.language_model
     x = _lower(embeds)
     bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, -30000.0)
+    watched = Watched([], [], [])
     batch, length, _ = x.shape
     cos, sin = (table[:, None].to(x.dtype) for table in _text_rotary(text.config, positions))
     for index, layer in enumerate(text.layers):
@@ -183,15 +192,12 @@ def decode(
         key = _rms_norm(attn.k_norm, attn.k_proj(normed).view(batch, length, -1, attn.head_dim)).transpose(1, 2)
         value = attn.v_proj(normed).view(batch, length, -1, attn.head_dim).transpose(1, 2)
         query, key = _rotate(query, cos, sin).to(value.dtype), _rotate(key, cos, sin).to(value.dtype)
-        if index == WATCHED:
-            groups = attn.num_key_value_groups
-            scores = query[:, :groups] @ key[:, :1].transpose(2, 3) * attn.head_dim**-0.5 + bias
-            gaze = scores.float().softmax(-1)
         mixed = _attend(query, key, value, bias)
         x = x + attn.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
         x = x + layer.mlp(_rms_norm(layer.post_attention_layernorm, x))
         if index < len(deepstack):
             x = x + deepstack[index].to(x.dtype)
-        if index == WATCHED:
-            watched = x
-    return _rms_norm(text.norm, x), gaze, watched
+        watched.states.append(x)
+        watched.queries.append(query)
+        watched.keys.append(key)
+    return _rms_norm(text.norm, x), watched

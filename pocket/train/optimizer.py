@@ -25,10 +25,13 @@ def orthogonal(gradient: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, then orthogonalization. A group's `pieces` says how many matrices are stacked in each parameter."""
+    """Momentum, then orthogonalization. A group's `pieces` says how many matrices are stacked in each parameter.
+
+    With `decay` d no matrix stretches a vector by more than about 1/d: then as much decays as an update adds.
+    """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "pieces": 1})
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "pieces": 1, "decay": 0.01})
 
     def step(self, closure: Any = None) -> Any:  # noqa: ARG002 - torch's signature
         """Updates parameters in place from their `.grad`."""
@@ -46,7 +49,7 @@ class Muon(torch.optim.Optimizer):
         update = gradient.lerp(average, group["momentum"])
         for piece, target in zip(update.chunk(group["pieces"]), param.chunk(group["pieces"]), strict=True):
             scale = max(1, piece.size(0) / piece.size(1)) ** 0.5
-            target.mul_(1 - group["lr"] * 0.01)
+            target.mul_(1 - group["lr"] * group["decay"])
             target.add_(orthogonal(piece).to(param.dtype), alpha=-group["lr"] * scale)
 
 
@@ -54,17 +57,23 @@ class Optimizers:
     """The pair of optimizers of one training phase. Mutates the model on `step`."""
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], muon_lr: float, adam_lr: float) -> None:
-        matrices: list[nn.Parameter] = []
+        visual: list[nn.Parameter] = []
         fused: list[nn.Parameter] = []
+        textual: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, param in named:
-            inside = param.ndim == 2 and (".blocks." in name or ".layers." in name)
-            (others if not inside else fused if ".qkv." in name else matrices).append(param)
-        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": fused, "pieces": 3}]
+            matrices = fused if ".qkv." in name else visual if ".blocks." in name else textual
+            (matrices if param.ndim == 2 and (".blocks." in name or ".layers." in name) else others).append(param)
+        # Decay keeps the decoder's layers from drowning the embeddings, which later layers are to read letters off.
+        groups: list[dict[str, Any]] = [
+            {"params": visual},
+            {"params": fused, "pieces": 3},
+            {"params": textual, "decay": 0.1},
+        ]
         self._muon = Muon([group for group in groups if group["params"]], lr=muon_lr)
         self._adam = torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self._rates = (muon_lr, adam_lr)
-        self._params = matrices + fused + others
+        self._params = visual + fused + textual + others
 
     def step(self, factor: float) -> None:
         """One update at `factor` times the base rates, gradients clipped to norm 1."""

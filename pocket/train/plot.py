@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-_COLORS = {"answer": (190, 30, 45), "letter": (20, 90, 190), "code": (20, 130, 70), "look": (200, 120, 0)}
+_COLORS = {"answer": (190, 30, 45), "letter": (20, 90, 190), "code": (20, 130, 70), "read": (200, 120, 0)}
 _WIDTH, _HEIGHT, _MARGIN = 420, 260, 40
 
 

@@ -82,9 +82,9 @@ def test_report_has_a_column_per_model(tmp_path: Path) -> None:
     answered = {"painted": {"fp32": [result("button", 1), result("button", 1)], "int4": [result("button", 1),
                                                                                       result("link", 0)]}}  # fmt: skip
     text = markdown(answered)
-    assert "| | answers | fp32 | int4 |\n|---|---:|---:|---:|\n" in text
-    assert "| kind | 2 | 100.0% | 50.0% |" in text
-    assert "| the same answer as fp32 | 2 | 100.0% | 50.0% |" in text
+    assert "| | answers | ± | fp32 | int4 |\n|---|---:|---:|---:|---:|\n" in text
+    assert "| kind | 2 | 33 | 100.0% | 50.0% |" in text  # Wilson's interval for 2 of 2 is 34% to 100%
+    assert "| the same answer as fp32 | 2 | | 100.0% | 50.0% |" in text
     data = as_json(answered)["painted"]["int4"]
     assert data["metrics"] == {"kind": {"mean": 0.5, "answers": 2}}
     assert [mistake["answer"] for mistake in data["mistakes"]] == ["link"]

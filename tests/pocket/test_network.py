@@ -76,7 +76,7 @@ def test_forward_equals_transformers(model: Any) -> None:
     embeds = embeds.masked_scatter(where, tokens)
     deepstack = [torch.zeros_like(embeds).masked_scatter(where, tap) for tap in taps]
     mask = torch.ones(len(chat.ids), len(chat.ids), dtype=torch.bool).tril()[None, None]
-    hidden, _, _ = decode(model, embeds, deepstack, torch.tensor(chat.positions).T[:, None], mask)
+    hidden, _ = decode(model, embeds, deepstack, torch.tensor(chat.positions).T[:, None], mask)
     ours = hidden @ model.model.language_model.embed_tokens.weight.T
 
     patches = to_patches(images)[0].view(-1, 3, 1, 16, 16).expand(-1, 3, 2, 16, 16).reshape(-1, 1536)

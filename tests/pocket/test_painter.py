@@ -61,6 +61,15 @@ def test_measure_says_the_same_as_paint() -> None:
         assert measure(page) == paint(page)[1]
 
 
+def test_what_does_not_fit_a_small_screen_is_left_out() -> None:
+    """A dialog of seven rows used to begin above the top of a screen of four, and painting it failed."""
+    for seed in range(60):
+        page = compose(Random(seed), Phrases("train"), 128, 64)
+        pixels, screen = paint(page)
+        assert pixels.shape == (64, 128, 3)
+        assert all(0 <= glyph.y < 64 for element in screen.elements for glyph in element.glyphs)
+
+
 def test_one_tab_of_a_page_is_selected() -> None:
     num_pages = 0
     for split in ("train", "heldout"):
