@@ -36,7 +36,7 @@ def bundle_folder(name_or_folder: str) -> Path:
 def checkpoint() -> Path:
     """Pocket's Hugging Face checkpoint: in the installed package, or in a checkout. Raises `BundleError`."""
     package = Path(__file__).resolve().parents[1]
-    for folder in (package / NAME, package.parent / NAME / "weights"):
+    for folder in (package / "weights", package.parent / NAME / "weights"):
         if (folder / _WEIGHTS).is_file():
             return folder
     raise BundleError(f"no {_WEIGHTS} of pocket in or beside {package}; install edge-runtime again")
