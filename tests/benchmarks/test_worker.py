@@ -125,7 +125,11 @@ def test_pip_failure_is_reported(place: Workplace) -> None:
 
 def test_contenders_have_names_and_adapters_of_their_own() -> None:
     assert len({contender.slug for contender in CONTENDERS}) == len(CONTENDERS)
-    assert {contender.name for contender in CONTENDERS if not contender.is_peer} == {"edge", "edge, INT4 head", "portable"}
+    assert {contender.name for contender in CONTENDERS if not contender.is_peer} == {
+        "edge",
+        "edge, INT4 head",
+        "portable",
+    }
     adapters = Path(__file__).parents[2] / "benchmarks" / "peers" / "adapters"
     assert all((adapters / f"{contender.adapter}.py").is_file() for contender in CONTENDERS)
     with pytest.raises(ValueError, match="nobody"):
