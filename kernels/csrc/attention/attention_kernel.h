@@ -43,6 +43,10 @@ struct QueryRows {
   }
 };
 
+// A long cache comes from memory: how early to ask for keys and values. Not worth it where many rows share a tile.
+constexpr int kKeysAhead = 32;
+constexpr int kMostRowsAhead = 12;
+
 template <class S, class Tile, class MakeKeys, class MakeValues>
 void attend_tile(const AttentionRun& run, int64_t begin, int64_t end, int kv_head, TilePieces memory, Tile& tile,
                  const MakeKeys& make_keys, const MakeValues& make_values) {
@@ -58,7 +62,8 @@ void attend_tile(const AttentionRun& run, int64_t begin, int64_t end, int kv_hea
     const int count = static_cast<int>(longest - position < kKeyTile ? longest - position : kKeyTile);
     for (int group = 0; group * 16 < count; ++group) {
       const int64_t first = position + group * 16;
-      const CacheRows next(run, run.token_row[begin], first + 16, longest, kv_head);
+      const int64_t ahead = first + kKeysAhead;
+      const CacheRows next(run, run.token_row[begin], ahead, state.rows <= kMostRowsAhead ? longest : ahead, kv_head);
       tile.pack(run, CacheRows(run, run.token_row[begin], first, longest, kv_head), next, group);
     }
     for (int r = 0; r < state.rows; ++r) {

@@ -56,7 +56,7 @@ struct CacheRows {
   int64_t index[16];
   int count;
 
-  // Positions [position, end), as many as fit.
+  // Positions [position, end), as many as fit; none if `end` is not beyond `position`.
   CacheRows(const AttentionRun& run, int32_t table_row, int64_t position, int64_t end, int kv_head) {
     count = static_cast<int>(end - position < 16 ? end - position : 16);
     const int32_t* blocks = run.block_table + table_row * run.max_blocks;
@@ -145,6 +145,8 @@ struct Int8Tile {
   void pack_keys(const AttentionRun& run, const CacheRows& places, const CacheRows& next, int group,
                  const void** rows) {
     for (int i = 0; i < 16; ++i) next.prefetch<S>(run.key_cache, row_bytes(run), i);
+    next.prefetch<S>(run.key_scale, sizeof(float), 0);  // sixteen scales are one line, or seldom two
+    next.prefetch<S>(run.value_scale, sizeof(float), 0);
     places.locate(run.key_cache, static_cast<size_t>(run.head_dim), rows);
     places.read_scales(run.key_scale, key_scales + group * 16);
     pack_int8_keys<S>(rows, run.head_dim, keys + group * 16 * run.head_dim);

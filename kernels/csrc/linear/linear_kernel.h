@@ -54,6 +54,8 @@ struct Factors<S, kGroups, true> {
 constexpr bool is_streaming(int rows, int groups) { return rows * groups <= 4; }
 constexpr int64_t kPrefetchBytes = 2048;
 constexpr int64_t kPrefetchScales = 256;
+// A row alone reads groups up to this size one after the other, larger ones side by side (docs/decisions/0033).
+constexpr int64_t kShortGroupBytes = 16 * 1024;
 
 // How far from place `at` of a group what is read `distance` later lies. Groups are read side by side, so a group's end
 // is followed by the one after its neighbours.
@@ -188,7 +190,15 @@ void finished_tile(const LinearWeights& weights, const QuantizedRows& x, const L
     }
   }
   typename S::F32 acc[kRows][kGroups];
-  multiply_tile<S, kBits, kRows, kGroups>(weights, x, row, group, acc);
+  if (kRows == 1 && weights.in_padded * kBits * 2 <= kShortGroupBytes) {
+    for (int g = 0; g < kGroups; ++g) {
+      typename S::F32 one[kRows][1];
+      multiply_tile<S, kBits, kRows, 1>(weights, x, row, group + g, one);
+      acc[0][g] = one[0][0];
+    }
+  } else {
+    multiply_tile<S, kBits, kRows, kGroups>(weights, x, row, group, acc);
+  }
   for (int r = 0; r < kRows; ++r) {
     if (out.activation == Activation::kSiluMul) {
       finish<S>(out, row + r, group * 8, S::mul(silu<S>(acc[r][0]), acc[r][kGroups - 1]));

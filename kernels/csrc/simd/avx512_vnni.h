@@ -101,7 +101,8 @@ struct Avx512Vnni {
       _mm512_storeu_ps(to + (12 + j) * 16, _mm512_shuffle_f32x4(odd_top, odd_bottom, 0xdd));
     }
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  // As assembly: GCC 12 takes a function that only prefetches for one without effect, and drops the calls of it.
+  static void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
 
  private:
   // _mm512_dpbusd_epi32, as assembly: around the intrinsic GCC 12 copies every accumulator of a tile to another
