@@ -267,7 +267,7 @@ LONG = ("list", "text")
 Ask = Callable[[Random, Screen, Phrases], Turn | None]
 TASKS: dict[Ask, float] = {
     ask_point: 4, ask_click: 3, ask_type: 1, ask_set: 1, ask_title: 1, ask_read: 3, ask_value: 2, ask_kind: 1.5,
-    ask_state: 2, ask_list: 0.8, ask_text: 0.4, ask_names: 0.8, ask_absent: 2, ask_exists: 0.7,
+    ask_state: 2, ask_list: 0.8, ask_text: 0.4, ask_names: 0.8, ask_absent: 3, ask_exists: 1,
 }  # fmt: skip
 
 

@@ -192,6 +192,21 @@ def _menu(c: Composer) -> None:
     _fill(c, c.rng.choice(_PALETTES), width + 18, c.width - width - 28, (top, c.rows))
 
 
+def _scatter(c: Composer) -> None:
+    """Anything anywhere, a title too: no layout that answers could lean on."""
+    row, kinds = c.rng.choice((0, 1, 1, 2)), ["title", *(kind for palette in _PALETTES for kind in palette)]
+    while row < c.rows:
+        count, taken = c.rng.randint(1, max(1, c.width // 120)), 0
+        for index in range(count):
+            inset = c.rng.randint(4, 30)
+            if c.rng.random() < 0.75:
+                kind = c.rng.choice(kinds)
+                taken = max(taken, c.add(kind, row, c.width // count * index + inset, c.width // count - inset - 6))
+                if kind == "title":
+                    kinds.remove("title")
+        row += max(taken, 1) + c.rng.choice((1, 1, 1, 2))
+
+
 def _receipt(c: Composer) -> None:
     """Held out: a narrow column of items in the middle, a total and a button under it."""
     width = c.rng.randint(c.width // 2, c.width * 3 // 4)
@@ -228,7 +243,7 @@ def _panels(c: Composer) -> None:
 
 _Template = Callable[[Composer], None]
 _TEMPLATES: dict[Split, tuple[_Template, ...]] = {
-    "train": (_columns, _columns, _columns, _kiosk, _listing, _dialog, _menu),
+    "train": (_columns, _columns, _scatter, _scatter, _kiosk, _listing, _dialog, _menu),
     "heldout": (_receipt, _toolbar, _panels),
 }
 

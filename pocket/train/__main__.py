@@ -12,6 +12,7 @@ from pathlib import Path
 from pocket.eval.report import evaluate, write
 from pocket.eval.sets import painted
 from pocket.eval.transformers_model import TransformersModel
+from pocket.train.beginning import Assembled, Beginning, TakenUp
 from pocket.train.export import export
 from pocket.train.joint import train_joint
 from pocket.train.loop import add_settings, settings_of
@@ -39,17 +40,21 @@ def main() -> None:
     parser.add_argument("--budget-s", type=float, default=1380, help="wall-clock seconds for all phases")
     parser.add_argument("--report-screens", type=int, default=60, help="held-out screens for OUT/report.md; 0: none")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder to export to")
+    parser.add_argument(
+        "--start", type=Path, help="go on from these exported weights: phase 3 alone, for all the budget"
+    )
     add_settings(parser)
     options = parser.parse_args()
     vision, language, joint = (options.out / name for name in ("vision", "language", "joint"))
-    first = options.budget_s * _FIRST_SHARE
-    if not (joint / "last.pt").exists():
+    first = 0.0 if options.start else options.budget_s * _FIRST_SHARE
+    if first and not (joint / "last.pt").exists():
         running = [_phase("vision", vision, first, options), _phase("language", language, first, options)]
         failed = [process.args for process in running if process.wait() != 0]
         if failed:
             raise SystemExit(f"a training phase failed: {failed}; its messages are above")
     run = Run(joint, options.budget_s - first, save_every_s=60)
-    train_joint(run, settings_of(options), vision / "last.pt", language / "last.pt")
+    begin: Beginning = TakenUp(options.start) if options.start else Assembled(vision / "last.pt", language / "last.pt")
+    train_joint(run, settings_of(options), begin)
     print(f"{export(run.checkpoint, options.weights) / 1e6:.1f} MB of weights in {options.weights}")
     plot(options.out)
     if options.report_screens:

@@ -5,45 +5,39 @@ answers that are nearly right; what is left is to get used to each other's mista
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from transformers import Qwen3VLForConditionalGeneration
 
+from pocket.train.beginning import Assembled, Beginning, TakenUp, fresh_parts
 from pocket.train.chats import Chats, ScreenChats
-from pocket.train.config import TEXT_HIDDEN, model_config
 from pocket.train.copying import hold_copies
 from pocket.train.heads import LetterHead, code_loss
+from pocket.train.images import ImageBatch, Screens
 from pocket.train.language import answer_losses, language_total
 from pocket.train.loop import Settings, add_settings, batches, restore, settings_of, train
-from pocket.train.network import encode_images, new_model
+from pocket.train.network import encode_images
 from pocket.train.optimizer import Optimizers
 from pocket.train.oracle import Oracle
 from pocket.train.run import Run
-from pocket.train.tokenizer import special_ids, vocabulary_size
 
 FAINT = 0.1  # of the answers' gradient reaches the vision tower
-SMALL = 0.6  # share of batches about small screens
+SMALL = 0.3  # share of batches about small screens
+DENSE_EVERY = 4  # one batch in four is a page packed with text, for the tower alone
 MUON_RATE, ADAM_RATE = 0.01, 1e-3
 
 
-def start(vision: Path, language: Path) -> tuple[Qwen3VLForConditionalGeneration, Oracle, LetterHead]:
-    """The model put together from the first two phases' checkpoints, with DeepStack taps that begin as zero."""
-    model, oracle, head = _parts()
-    eye = torch.load(vision, map_location="cpu", weights_only=True)
-    tongue = torch.load(language, map_location="cpu", weights_only=True)
-    model.load_state_dict({n: (eye if ".visual." in n else tongue)["model"][n] for n in model.state_dict()})
-    head.load_state_dict(eye["head"])
-    oracle.load_state_dict(tongue["oracle"])
-    for tap in model.model.visual.deepstack_merger_list:
-        nn.init.zeros_(tap.linear_fc2.weight)
-    return model, oracle, head
-
-
-def _parts() -> tuple[Qwen3VLForConditionalGeneration, Oracle, LetterHead]:
-    model = new_model(model_config(vocabulary_size(), special_ids()), seed=3)
-    return model, Oracle(TEXT_HIDDEN), LetterHead(model.config.vision_config.hidden_size)
+def mixed(settings: Settings, step: int) -> Iterator[ScreenChats | ImageBatch]:
+    """What the phase is trained on from `step` on: chats, and now and then screens packed with text."""
+    dense = step // DENSE_EVERY
+    screens = Screens(5, dense, settings.scale, settings.pages, settings.free)
+    chats = Chats(4, step - dense, 8 * settings.scale, True, SMALL, settings.pages, settings.free)
+    packed, spoken = iter(batches(screens, settings)), iter(batches(chats, settings))
+    while True:
+        step += 1
+        yield next(packed if step % DENSE_EVERY == 0 else spoken)
 
 
 def joint_losses(
@@ -63,33 +57,51 @@ def _faintly(tokens: Tensor) -> Tensor:
     return tokens.detach() + FAINT * (tokens - tokens.detach())
 
 
-def train_joint(run: Run, settings: Settings, vision: Path, language: Path) -> None:
-    """Trains until the run's budget is spent, starting from two checkpoints; leaves one with all parts."""
+def reading_losses(
+    model: Qwen3VLForConditionalGeneration, oracle: Oracle, head: LetterHead, batch: ImageBatch
+) -> dict[str, Tensor]:
+    """The losses of phase 1 on a batch nothing is asked about; named apart, since such pages are harder to read."""
+    patches, _, tokens = encode_images(model, batch.images, deepstack=False)
+    losses = head.losses(patches, batch.labels)
+    losses["code"] = code_loss(tokens, oracle(batch.labels), batch.labels)
+    return {f"dense_{name}": value for name, value in losses.items()}
+
+
+def train_joint(run: Run, settings: Settings, beginning: Beginning) -> None:
+    """Trains until the run's budget is spent, from its checkpoint or from `beginning`; leaves one with all parts."""
     settings.apply()
-    model, oracle, head = _parts() if run.checkpoint.exists() else start(vision, language)
-    parts: dict[str, nn.Module] = {"model": model, "oracle": oracle, "head": head}
-    for part in parts.values():
-        part.to(settings.device)
+    parts = fresh_parts() if run.checkpoint.exists() else beginning.parts()
+    model, oracle, head = parts.model, parts.oracle, parts.head
+    modules: dict[str, nn.Module] = {"model": model, "oracle": oracle, "head": head}
+    for module in modules.values():
+        module.to(settings.device)
     named = [*model.named_parameters(), *oracle.named_parameters(), *head.named_parameters()]
     optimizers = Optimizers(named, MUON_RATE, ADAM_RATE)
-    restore(run, parts, optimizers)
+    restore(run, modules, optimizers)
 
-    def losses_of(batch: ScreenChats) -> dict[str, Tensor]:
+    def losses_of(batch: ScreenChats | ImageBatch) -> dict[str, Tensor]:
+        model.requires_grad_(run.step >= beginning.settle_steps)
+        if isinstance(batch, ImageBatch):
+            losses = reading_losses(model, oracle, head, batch)
+            return {"total": losses["dense_letter"] + losses["dense_code"], **losses}
         hold_copies(model)
         losses = joint_losses(model, oracle, head, batch)
         total = language_total(losses) + losses["letter"] + losses["code"]
         return {"total": total, **losses}
 
-    source = batches(Chats(4, run.step, 8 * settings.scale, True, SMALL, settings.pages, settings.free), settings)
-    train(run, settings, parts, optimizers, source, losses_of)
+    train(run, settings, modules, optimizers, mixed(settings, run.step), losses_of)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--vision", type=Path, required=True, help="checkpoint of phase 1")
-    parser.add_argument("--language", type=Path, required=True, help="checkpoint of phase 2")
+    parser.add_argument("--vision", type=Path, help="checkpoint of phase 1")
+    parser.add_argument("--language", type=Path, help="checkpoint of phase 2")
+    parser.add_argument("--start", type=Path, help="folder with exported weights to go on from, instead of both")
     parser.add_argument("--budget-s", type=float, default=3000)
     add_settings(parser)
     options = parser.parse_args()
-    train_joint(Run(options.folder, options.budget_s), settings_of(options), options.vision, options.language)
+    if options.start is None and (options.vision is None or options.language is None):
+        parser.error("say where to begin: --vision and --language, or --start")
+    begin = TakenUp(options.start) if options.start else Assembled(options.vision, options.language)
+    train_joint(Run(options.folder, options.budget_s), settings_of(options), begin)

@@ -1,6 +1,7 @@
 """The training loop that all phases share: batches in, losses out, checkpoints and logs on the way."""
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ def train(
     Mutates the modules in `parts`, which are also what a checkpoint holds.
     """
     sums: dict[str, Tensor] = {}
+    counts: Counter[str] = Counter()  # batches may differ in what they have losses of
     since, logged = run.elapsed_s, run.step
     for batch in source:
         with torch.autocast(settings.device, dtype=torch.bfloat16):
@@ -98,12 +100,12 @@ def train(
         optimizers.step(run.factor())
         for name, value in losses.items():  # stays on the device: reading a value would wait for it
             sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
+            counts[name] += 1
         going = run.tick()
         if run.step % LOG_EVERY == 0:
-            count = run.step - logged  # fewer than LOG_EVERY after a restart
-            means = {name: float(value) / count for name, value in sums.items()}
-            run.log(**means, steps_s=count / max(1e-9, run.elapsed_s - since))
-            sums, since, logged = {}, run.elapsed_s, run.step
+            means = {name: float(value) / counts[name] for name, value in sums.items()}
+            run.log(**means, steps_s=(run.step - logged) / max(1e-9, run.elapsed_s - since))
+            sums, counts, since, logged = {}, Counter(), run.elapsed_s, run.step
         if run.save_due() or not going:
             state = {name: part.state_dict() for name, part in parts.items()}
             run.save({**state, "optimizers": optimizers.state_dict()})

