@@ -78,6 +78,8 @@ class Bench:
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
+        # Sessions run in turn: the threads of one must not spin while another is timed.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.library.use_in(options)
         session = onnxruntime.InferenceSession(model.SerializeToString(), options)
         binding = session.io_binding()

@@ -49,9 +49,11 @@ struct Factors<S, kGroups, true> {
   typename S::I32 exponent[kGroups];
 };
 
-// Few rows are bound by reading the weights: there the next ones are prefetched, and two integer chains for each
-// accumulator hide the latency of the multiply.
-constexpr bool is_streaming(int rows, int groups) { return rows * groups <= 4; }
+// Two integer chains for each accumulator hide the latency of the multiply where there are few accumulators.
+constexpr bool has_two_chains(int rows, int groups) { return rows * groups <= 4; }
+
+// Rows that fit one tile are bound by reading the weights, each of which is read once: kOnce. They are prefetched past
+// the second cache level, which they would only sweep.
 constexpr int64_t kPrefetchBytes = 2048;
 constexpr int64_t kPrefetchScales = 256;
 // A row alone reads groups up to this size one after the other, larger ones side by side (docs/decisions/0033).
@@ -66,14 +68,14 @@ inline int64_t ahead(int64_t at, int64_t distance, int64_t group_size, int group
 // Adds one block of inputs to dot[r][g], for kRows rows x kGroups groups. `packed` is the block in the first group;
 // `prefetch` bytes from there lies what to prefetch.
 // An instruction set with a matrix multiply has its own version.
-template <class S, int kBits, int kRows, int kGroups>
+template <class S, int kBits, int kRows, int kGroups, bool kOnce>
 struct BlockDot {
   using W = Step<S, kBits>;
 
   static inline __attribute__((always_inline)) void add(const uint8_t* packed, int64_t group_bytes, int64_t prefetch,
                                                         const int8_t* values, int64_t row_bytes, int block,
                                                         typename S::I32 (&dot)[kRows][kGroups]) {
-    if constexpr (is_streaming(kRows, kGroups)) {
+    if constexpr (has_two_chains(kRows, kGroups)) {
       typename S::I32 second[kRows][kGroups];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
@@ -104,7 +106,7 @@ struct BlockDot {
 #pragma GCC unroll 8
     for (int g = 0; g < kGroups; ++g) {
       w[g] = W::load(packed + g * group_bytes);
-      if (is_streaming(kRows, kGroups)) S::prefetch(packed + g * group_bytes + prefetch);
+      if (kOnce) S::prefetch_once(packed + g * group_bytes + prefetch);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -115,7 +117,7 @@ struct BlockDot {
 };
 
 // acc[r][g] = the channels of group `group + g` for row `row + r`.
-template <class S, int kBits, int kRows, int kGroups>
+template <class S, int kBits, int kRows, int kGroups, bool kOnce>
 void multiply_tile(const LinearWeights& weights, const QuantizedRows& x, int64_t row, int64_t group,
                    typename S::F32 (&acc)[kRows][kGroups]) {
   using BlockFactors = Factors<S, kGroups, kBits == 4 && S::kAddsExponents>;
@@ -141,12 +143,12 @@ void multiply_tile(const LinearWeights& weights, const QuantizedRows& x, int64_t
       for (int g = 0; g < kGroups; ++g) dot[r][g] = start;
     }
     const int64_t prefetch = ahead(b * block_bytes, kPrefetchBytes, group_bytes, kGroups);
-    if (is_streaming(kRows, kGroups) && b % 2 == 0) {  // a line holds the scales of two blocks
+    if (kOnce && b % 2 == 0) {  // a line holds the scales of two blocks
       const int64_t scale = b * 16 + ahead(b * 16, kPrefetchScales, blocks * 16, kGroups);
-      for (int g = 0; g < kGroups; ++g) S::prefetch(scales + g * blocks * 16 + scale);
+      for (int g = 0; g < kGroups; ++g) S::prefetch_once(scales + g * blocks * 16 + scale);
     }
-    BlockDot<S, kBits, kRows, kGroups>::add(packed + b * block_bytes, group_bytes, prefetch, values + b * weights.block,
-                                            weights.in_padded, weights.block, dot);
+    BlockDot<S, kBits, kRows, kGroups, kOnce>::add(packed + b * block_bytes, group_bytes, prefetch,
+                                                   values + b * weights.block, weights.in_padded, weights.block, dot);
     const BlockFactors factors(scales + b * 16, blocks * 16);
 #pragma GCC unroll 8
     for (int g = 0; g < kGroups; ++g) {
@@ -177,7 +179,7 @@ void finish(const LinearOutput& out, int64_t row, int64_t channel, typename S::F
   S::store_first(out.out + place, v, n);
 }
 
-template <class S, int kBits, int kRows, int kGroups>
+template <class S, int kBits, int kRows, int kGroups, bool kOnce>
 void finished_tile(const LinearWeights& weights, const QuantizedRows& x, const LinearOutput& out, int64_t row,
                    int64_t group) {
   // The outputs lie a row apart and are not in the cache: asked for now, they are there when the sums are.
@@ -193,11 +195,11 @@ void finished_tile(const LinearWeights& weights, const QuantizedRows& x, const L
   if (kRows == 1 && weights.in_padded * kBits * 2 <= kShortGroupBytes) {
     for (int g = 0; g < kGroups; ++g) {
       typename S::F32 one[kRows][1];
-      multiply_tile<S, kBits, kRows, 1>(weights, x, row, group + g, one);
+      multiply_tile<S, kBits, kRows, 1, kOnce>(weights, x, row, group + g, one);
       acc[0][g] = one[0][0];
     }
   } else {
-    multiply_tile<S, kBits, kRows, kGroups>(weights, x, row, group, acc);
+    multiply_tile<S, kBits, kRows, kGroups, kOnce>(weights, x, row, group, acc);
   }
   for (int r = 0; r < kRows; ++r) {
     if (out.activation == Activation::kSiluMul) {
@@ -209,19 +211,21 @@ void finished_tile(const LinearWeights& weights, const QuantizedRows& x, const L
 }
 
 // `count` rows, at most S::kTileRows, as one tile.
-template <class S, int kBits, int kGroups, int kRows = S::kTileRows>
+template <class S, int kBits, int kGroups, bool kOnce, int kRows = S::kTileRows>
 void few_rows(const LinearWeights& weights, const QuantizedRows& x, const LinearOutput& out, int64_t row, int64_t count,
               int64_t group) {
-  if (count == kRows) return finished_tile<S, kBits, kRows, kGroups>(weights, x, out, row, group);
-  if constexpr (kRows > 1) few_rows<S, kBits, kGroups, kRows - 1>(weights, x, out, row, count, group);
+  if (count == kRows) return finished_tile<S, kBits, kRows, kGroups, kOnce>(weights, x, out, row, group);
+  if constexpr (kRows > 1) few_rows<S, kBits, kGroups, kOnce, kRows - 1>(weights, x, out, row, count, group);
 }
 
 template <class S, int kBits, int kGroups>
 void all_rows(const LinearWeights& weights, const QuantizedRows& x, const LinearOutput& out, int64_t row_begin,
               int64_t row_end, int64_t group) {
+  const int64_t rows = row_end - row_begin;
+  if (rows <= S::kTileRows) return few_rows<S, kBits, kGroups, true>(weights, x, out, row_begin, rows, group);
   for (int64_t row = row_begin; row < row_end; row += S::kTileRows) {
     const int64_t left = row_end - row;
-    few_rows<S, kBits, kGroups>(weights, x, out, row, left < S::kTileRows ? left : S::kTileRows, group);
+    few_rows<S, kBits, kGroups, false>(weights, x, out, row, left < S::kTileRows ? left : S::kTileRows, group);
   }
 }
 

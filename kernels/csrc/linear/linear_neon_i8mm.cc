@@ -34,9 +34,9 @@ struct PairedStep<8> {
 
 // kRows rows, in pairs, x sixteen channels: sums[p][i] holds channels 2i, 2i + 1 of the first row of pair p, then of
 // the second.
-template <int kBits, int kRows>
+template <int kBits, int kRows, bool kOnce>
 struct PairedRows {
-  static void add(const uint8_t* packed, int64_t, int64_t, const int8_t* values, int64_t row_bytes, int block,
+  static void add(const uint8_t* packed, int64_t, int64_t prefetch, const int8_t* values, int64_t row_bytes, int block,
                   NeonI8mm::I32 (&dot)[kRows][1]) {
     int32x4_t sums[kRows / 2][8];
     for (int p = 0; p < kRows / 2; ++p) {
@@ -49,6 +49,9 @@ struct PairedRows {
     for (int k = 0; k < block; k += 8) {
       int8x16_t w[8];
       PairedStep<kBits>::load(packed + k * kBits * 2, w);
+      for (int line = 0; kOnce && line < kBits * 16; line += 64) {
+        NeonI8mm::prefetch_once(packed + k * kBits * 2 + line + prefetch);
+      }
       for (int p = 0; p < kRows / 2; ++p) {
         const int8_t* rows = values + 2 * p * row_bytes + k;
         const int8x16_t x = vcombine_s8(vld1_s8(rows), vld1_s8(rows + row_bytes));
@@ -64,10 +67,10 @@ struct PairedRows {
     }
   }
 };
-template <int kBits>
-struct BlockDot<NeonI8mm, kBits, 2, 1> : PairedRows<kBits, 2> {};
-template <int kBits>
-struct BlockDot<NeonI8mm, kBits, 4, 1> : PairedRows<kBits, 4> {};
+template <int kBits, bool kOnce>
+struct BlockDot<NeonI8mm, kBits, 2, 1, kOnce> : PairedRows<kBits, 2, kOnce> {};
+template <int kBits, bool kOnce>
+struct BlockDot<NeonI8mm, kBits, 4, 1, kOnce> : PairedRows<kBits, 4, kOnce> {};
 
 }  // namespace
 

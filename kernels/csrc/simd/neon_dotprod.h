@@ -188,6 +188,7 @@ struct NeonDotprod {
   }
   // As assembly: GCC 12 takes a function that only prefetches for one without effect, and drops the calls of it.
   static void prefetch(const void* p) { asm volatile("prfm pldl1keep, %0" : : "Q"(*static_cast<const char*>(p))); }
+  static void prefetch_once(const void* p) { asm volatile("prfm pldl1strm, %0" : : "Q"(*static_cast<const char*>(p))); }
 
  private:
   static int8x16_t four(const int8_t* x) {

@@ -11,6 +11,7 @@
 //   kAddsExponents  whether adding to exponents is better than multiplying, so that bits and from_bits exist
 //   kTileRows x kTileGroups   tile of Linear (an integer and a float accumulator each) that fits the registers
 //   kGridRows x kGridGroups   tile of attention (one accumulator each) that fits the registers
+//   prefetch, prefetch_once   start reading a line into all cache levels; into the first one only, for what is read once
 //   load_first, store_first   the first n of sixteen lanes, zeros beyond; n may be larger than 16
 //   fill_after    lanes from n on replaced by a constant
 //
@@ -176,6 +177,7 @@ struct Scalar {
     }
   }
   static void prefetch(const void*) {}
+  static void prefetch_once(const void*) {}
 
  private:
   static I32 dot4(I32 sum, const uint8_t* w, const int8_t* x) {
