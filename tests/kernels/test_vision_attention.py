@@ -23,7 +23,7 @@ def random_inputs(rng: np.random.Generator, patches: int, heads: int, head_dim: 
 
 
 @pytest.mark.parametrize("head_dim", [8, 24, 64, 72, 128])
-@pytest.mark.parametrize(("patches", "heads"), [(1, 1), (5, 3), (64, 2), (65, 1), (200, 2)])
+@pytest.mark.parametrize(("patches", "heads"), [(1, 1), (5, 3), (64, 2), (65, 1), (200, 2), (290, 1)])
 def test_matches_reference(
     run_op: RunOp, rng: np.random.Generator, isa: str, patches: int, heads: int, head_dim: int
 ) -> None:
@@ -40,17 +40,34 @@ def test_same_bits_on_any_number_of_threads(run_op: RunOp, rng: np.random.Genera
     assert np.array_equal(one, two)
 
 
-def test_attends_to_the_largest_score(run_op: RunOp, isa: str) -> None:
+@pytest.mark.parametrize("patches", [150, 400])
+def test_attends_to_the_largest_score(run_op: RunOp, isa: str, patches: int) -> None:
     """Scores so far apart that the answer is one patch's value: the running maximum must be kept across key tiles."""
-    patches, head_dim = 150, 16
+    head_dim = 16
     qkv = np.zeros((patches, 3, head_dim), np.float32)
     qkv[:, 0] = 20.0
-    qkv[:, 1] = np.linspace(-20, 20, patches)[:, None]
-    qkv[:, 2] = np.arange(patches)[:, None] / 64  # exact in bfloat16 up to the largest, 149/64
+    qkv[:, 1] = np.linspace(-patches / 8, patches / 8, patches)[:, None]
+    qkv[:, 2] = 1.0
+    qkv[-1, 2] = 2.0
     ones, zeros = np.ones((patches, head_dim // 2), np.float32), np.zeros((patches, head_dim // 2), np.float32)
     inputs = {"qkv": qkv.reshape(patches, -1), "rope_cos": ones, "rope_sin": zeros}
     (y,) = run_op("VisionAttention", inputs, isa=isa, num_heads=1)
-    np.testing.assert_allclose(y, 149 / 64, rtol=1e-5)
+    np.testing.assert_allclose(y, 2.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", [5.0, 60.0, 85.0, 95.0, 130.0, 1000.0])
+def test_later_keys_may_score_far_above_the_first(run_op: RunOp, isa: str, step: float) -> None:
+    """In powers of two: whole tiles in the middle measure against an old maximum, as long as floats can hold it."""
+    patches, head_dim = 500, 16
+    qkv = np.zeros((patches, 3, head_dim), np.float32)
+    qkv[::2, 0] = 1.0  # the other queries see all keys alike
+    qkv[200:, 1] = step / (head_dim**0.5 * np.log2(np.e))  # score over sqrt(head_dim) is step * ln 2
+    qkv[:, 2] = np.where(np.arange(patches) < 200, 0.0, 1.0)[:, None]
+    ones, zeros = np.ones((patches, head_dim // 2), np.float32), np.zeros((patches, head_dim // 2), np.float32)
+    inputs = {"qkv": qkv.reshape(patches, -1), "rope_cos": ones, "rope_sin": zeros}
+    (y,) = run_op("VisionAttention", inputs, isa=isa, num_heads=1)
+    np.testing.assert_allclose(y[1::2], 300 / 500, rtol=1e-5)
+    np.testing.assert_allclose(y[::2], 300 / (300 + 200 * 2.0**-step), rtol=1e-3)
 
 
 def test_refuses_wrong_inputs(run_op: RunOp, rng: np.random.Generator) -> None:

@@ -30,6 +30,16 @@ struct Int8Keys {
 
   template <int kRows, int kGroups>
   void scores(int row, int group, float* out) const {
+    each_row<kRows, kGroups>(row, group, [&](int r, const typename S::F32(&score)[kGroups]) {
+      const auto factor = S::splat(q_factor[r]);
+#pragma GCC unroll 8
+      for (int g = 0; g < kGroups; ++g) S::store(out + r * kKeyTile + (group + g) * 16, S::mul(score[g], factor));
+    });
+  }
+
+  // Calls fn(row, its scores of kGroups x 16 keys, without q_factor) for kRows rows, the scores still in registers.
+  template <int kRows, int kGroups, class Fn>
+  inline __attribute__((always_inline)) void each_row(int row, int group, const Fn& fn) const {
     typename S::I32 acc[kRows][kGroups];
     const int8_t* x = q + row * head_dim;
     const uint8_t* w = k + group * head_dim * 16;
@@ -50,12 +60,10 @@ struct Int8Keys {
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const auto factor = S::splat(q_factor[row + r]);
+      typename S::F32 score[kGroups];
 #pragma GCC unroll 8
-      for (int g = 0; g < kGroups; ++g) {
-        const auto scale = S::mul(factor, S::load(k_scale + (group + g) * 16));
-        S::store(out + (row + r) * kKeyTile + (group + g) * 16, S::mul(S::to_f32(acc[r][g]), scale));
-      }
+      for (int g = 0; g < kGroups; ++g) score[g] = S::mul(S::to_f32(acc[r][g]), S::load(k_scale + (group + g) * 16));
+      fn(row + r, score);
     }
   }
 };
@@ -104,6 +112,7 @@ struct FloatValues {
   const float* v;  // [kKeyTile, width], width a multiple of 16
   int width;
 
+  static typename S::F32 exp2(typename S::F32 x) { return edge::exp2<S>(x); }
   static void store(Probability* p, typename S::F32 x) { S::store(p, x); }
   typename S::F32 load(int key, int column) const { return S::load(v + key * width + column); }
   static typename S::F32 accumulate(typename S::F32 acc, typename S::F32 value, const Probability* p) {
@@ -119,6 +128,7 @@ struct Bf16Values {
   const uint16_t* v;  // [kKeyTile/2, width, 2], width a multiple of 16
   int width;
 
+  static typename S::F32 exp2(typename S::F32 x) { return exp2_roughly<S>(x); }
   static void store(Probability* p, typename S::F32 x) { S::store_bf16(p, x); }
   typename S::Pairs load(int key, int column) const { return S::load_pairs(v + key * width + column * 2); }
   static typename S::F32 accumulate(typename S::F32 acc, typename S::Pairs value, const Probability* p) {
@@ -241,7 +251,7 @@ void row_probabilities(const FlashState& state, int row, int seen, int keys, con
   for (int i = 0; i < keys; i += 16) {
     auto p = S::zero();
     if (i < seen) {
-      p = exp2<S>(S::sub(S::load(score + i), maximum));
+      p = Values::exp2(S::sub(S::load(score + i), maximum));
       if (seen - i < 16) p = S::fill_after(p, seen - i, 0.0f);
     }
     sum = S::add(sum, p);
@@ -264,6 +274,44 @@ void flash_step(const FlashState& state, const Keys& keys_tile, const Values& va
   for (int r = 0; r < state.rows; r += 16) S::store(state.rescale + r, exp2<S>(S::load(state.rescale + r)));
   for (int r = 0; r < state.rows; ++r) row_probabilities<S, Values>(state, r, seen[r], keys, v_scale);
   for_grid<S>(state.rows, state.width / 16, ValueGrid<S, Values>{values, state, keys});
+}
+
+// Probabilities straight from the registers that hold the scores, measured against the maximum known before the tile.
+template <class S, class Keys, class Values>
+struct ProbabilityGrid {
+  const Keys& keys;
+  const FlashState& state;
+  template <int kRows, int kGroups>
+  void run(int row, int group) const {
+    keys.template each_row<kRows, kGroups>(row, group, [&](int r, const typename S::F32(&score)[kGroups]) {
+      auto* out = static_cast<typename Values::Probability*>(state.probability) + r * kKeyTile + group * 16;
+      const auto factor = S::splat(keys.q_factor[r]), minus_maximum = S::splat(-state.maximum[r]);
+      auto sum = S::load(state.sum + r * 16);
+#pragma GCC unroll 8
+      for (int g = 0; g < kGroups; ++g) {
+        const auto p = Values::exp2(S::fma(score[g], factor, minus_maximum));
+        sum = S::add(sum, p);
+        Values::store(out + g * 16, p);
+      }
+      S::store(state.sum + r * 16, sum);
+    });
+  }
+};
+
+// One whole tile of keys that every row sees, without a new maximum: scores are neither stored nor searched, which is a
+// quarter of a step's time. Floats have the same precision at any size, so an old maximum will do until probabilities
+// overflow: `exceeds_range` tells. state.rescale must be 1.
+template <class S, class Keys, class Values>
+void flash_step_with_old_maximum(const FlashState& state, const Keys& keys_tile, const Values& values) {
+  for_grid<S>(state.rows, kKeyTile / 16, ProbabilityGrid<S, Keys, Values>{keys_tile, state});
+  for_grid<S>(state.rows, state.width / 16, ValueGrid<S, Values>{values, state, kKeyTile});
+}
+
+// Whether a row's sum is so large, or not a number, that its result may be wrong: some score was far over the maximum
+// it was measured against.
+template <class S>
+bool exceeds_range(const FlashState& state, int row) {
+  return !(S::max_lane(S::load(state.sum + row * 16)) < 0x1p90f);
 }
 
 // out[row] / sum[row], the first head_dim columns, to `destination`.

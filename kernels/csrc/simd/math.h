@@ -20,6 +20,20 @@ typename S::F32 exp2(typename S::F32 x) {
   return S::scale_by_power(p, n);
 }
 
+// 2^x to 4e-5 relative, for what is rounded to bfloat16 next; infinity where x is too large. Only for instruction sets
+// whose scale_by_power takes any power.
+template <class S>
+typename S::F32 exp2_roughly(typename S::F32 x) {
+  const auto n = S::round(x);
+  const auto f = S::sub(x, n);
+  auto p = S::splat(9.6181291076e-3f);  // ln(2)^k / k! for k = 4 .. 0
+  p = S::fma(p, f, S::splat(5.5504108665e-2f));
+  p = S::fma(p, f, S::splat(2.4022650696e-1f));
+  p = S::fma(p, f, S::splat(6.9314718056e-1f));
+  p = S::fma(p, f, S::splat(1.0f));
+  return S::scale_by_power(p, n);
+}
+
 // 1 / (1 + exp(-x))
 template <class S>
 typename S::F32 sigmoid(typename S::F32 x) {

@@ -82,9 +82,11 @@ void vision_pack(const VisionAttentionRun& run, int head, int64_t begin, const V
   }
 }
 
-template <class S>
-void vision_attend(const VisionAttentionRun& run, int head, int64_t begin, int64_t end, const VisionHead& packed,
-                   void* scratch) {
+// Query rows [begin, end). With kExact every tile of keys renews the maximum; without, only the first and one that is
+// not whole do, and rows for which that does not do are computed again.
+template <class S, bool kExact>
+void attend_rows(const VisionAttentionRun& run, int head, int64_t begin, int64_t end, const VisionHead& packed,
+                 void* scratch) {
   using V = VisionValues<S, S::kBf16>;
   TilePieces memory{static_cast<uint8_t*>(scratch)};
   const size_t rows = static_cast<size_t>(end - begin);
@@ -104,15 +106,34 @@ void vision_attend(const VisionAttentionRun& run, int head, int64_t begin, int64
   flash_begin<S>(state);
   for (int64_t key = 0; key < run.patches; key += kKeyTile) {
     const int count = static_cast<int>(run.patches - key < kKeyTile ? run.patches - key : kKeyTile);
-    for (size_t r = 0; r < rows; ++r) seen[r] = count;
     const Int8Keys<S> keys{q, factor, start, packed.keys + key * run.head_dim, packed.key_scales + key, run.head_dim};
-    const auto* values = static_cast<const typename V::Element*>(packed.values) + key * width;
-    flash_step<S>(state, keys, typename V::Values{values, width}, nullptr, seen, (count + 15) / 16 * 16);
+    const typename V::Values values{static_cast<const typename V::Element*>(packed.values) + key * width, width};
+    if (kExact || key == 0 || count < kKeyTile) {
+      for (size_t r = 0; r < rows; ++r) seen[r] = count;
+      flash_step<S>(state, keys, values, nullptr, seen, (count + 15) / 16 * 16);
+      for (size_t r = 0; r < rows; ++r) state.rescale[r] = 1.0f;
+    } else {
+      flash_step_with_old_maximum<S>(state, keys, values);
+    }
   }
-  for (size_t r = 0; r < rows; ++r) {
-    flash_end<S>(state, static_cast<int>(r), run.head_dim,
-                 run.out + ((begin + static_cast<int64_t>(r)) * run.heads + head) * run.head_dim);
+  static_assert(kTileQueryRows <= 64, "a bit for each row");
+  uint64_t again = 0;
+  for (int64_t patch = begin; patch < end; ++patch) {
+    const int r = static_cast<int>(patch - begin);
+    if (!kExact && exceeds_range<S>(state, r)) again |= uint64_t{1} << r;
+    flash_end<S>(state, r, run.head_dim, run.out + (patch * run.heads + head) * run.head_dim);
   }
+  if constexpr (!kExact) {
+    for (int64_t patch = begin; patch < end; ++patch) {
+      if (again >> (patch - begin) & 1) attend_rows<S, true>(run, head, patch, patch + 1, packed, scratch);
+    }
+  }
+}
+
+template <class S>
+void vision_attend(const VisionAttentionRun& run, int head, int64_t begin, int64_t end, const VisionHead& packed,
+                   void* scratch) {
+  attend_rows<S, false>(run, head, begin, end, packed, scratch);
 }
 
 template <class S>

@@ -330,7 +330,7 @@ void test_attention(const Isa &isa, CacheType type) {
 
 void test_vision_attention(const Isa &isa) {
   const int dim = one_of({8, 24, 64, 72}), heads = pick(1, 3),
-            patches = pick(1, 150);
+            patches = pick(1, 300);
   const size_t n = static_cast<size_t>(patches), d = static_cast<size_t>(dim),
                h = static_cast<size_t>(heads);
   const std::vector<float> qkv = random_floats(n * 3 * h * d, -2, 2),
