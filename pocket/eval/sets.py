@@ -2,6 +2,7 @@
 
 - `painted`: 500 screens by the painter, some in pairs before and after a change.
 - `small`: 200 more of at most 256x128 pixels, with a handful of elements each.
+- `chats`: 100 chats about small painted screens, of which the third question counts.
 - `chromium`: 200 generated pages drawn by headless Chromium.
 - `handwritten`: the 20 pages in `pages/`, written by hand, unlike anything the generator makes: text of any size, off
   the 16-pixel rows, real sentences, other typefaces.
@@ -56,6 +57,10 @@ _EVERYTHING: tuple[Ask, ...] = (
     ask_point, ask_point, ask_click, ask_read, ask_read, ask_title, ask_value, ask_kind, ask_state, ask_list, ask_names,
     ask_absent, ask_exists, ask_type, ask_set,
 )  # fmt: skip
+_CHATS: tuple[tuple[Ask, ...], ...] = (
+    (ask_title, ask_read, ask_point), (ask_point, ask_state, ask_read), (ask_read, ask_click, ask_kind),
+    (ask_kind, ask_point, ask_click), (ask_exists, ask_read, ask_absent), (ask_click, ask_point, ask_title),
+)  # fmt: skip
 
 
 def painted(limit: int) -> Iterator[Case]:
@@ -66,6 +71,18 @@ def painted(limit: int) -> Iterator[Case]:
 def small(limit: int) -> Iterator[Case]:
     """The same about small screens."""
     return _painted("small", limit, lambda rng: rng.choice(_SMALL))
+
+
+def chats(limit: int) -> Iterator[Case]:
+    """The third question of each of `limit` chats about small screens, the first two answered as they should be."""
+    phrases = Phrases("heldout")
+    for index in range(limit):
+        name = f"chats/{index}"
+        rng = Random(f"heldout/{name}")
+        rendered = paint(compose(rng, phrases, *rng.choice(_SMALL)), rng.uniform(0.75, 1.1))
+        asked = [case.turn for case in _questions(name, rng, rendered, _CHATS[index % len(_CHATS)])]
+        if len(asked) >= 3:
+            yield Case(f"{name}/2", (rendered[0],), rendered[1], asked[2], tuple(asked[:2]))
 
 
 def _painted(set_name: str, limit: int, draw_size: Callable[[Random], tuple[int, int]]) -> Iterator[Case]:
@@ -116,7 +133,8 @@ def handwritten_page(path: Path) -> HtmlPage:
 
 
 SETS: dict[str, tuple[Callable[[int], Iterator[Case]], int]] = {
-    "painted": (painted, 500), "small": (small, 200), "chromium": (chromium, 200), "handwritten": (handwritten, 20),
+    "painted": (painted, 500), "small": (small, 200), "chats": (chats, 100),
+    "chromium": (chromium, 200), "handwritten": (handwritten, 20),
 }  # fmt: skip
 """Each set's maker and its full number of screens."""
 

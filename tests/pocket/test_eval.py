@@ -12,7 +12,7 @@ import pytest
 
 from pocket.eval.case import Case, Image, Messages
 from pocket.eval.report import METRICS, Result, as_json, evaluate, markdown, means, write
-from pocket.eval.sets import PAGES, handwritten_page, painted
+from pocket.eval.sets import PAGES, chats, handwritten_page, painted
 from pocket.screens.chromium import browser, render
 from pocket.screens.html import html_page
 from pocket.screens.words import Phrases
@@ -48,6 +48,21 @@ def test_painted_screens_are_the_same_every_time(cases: list[Case]) -> None:
     for one, other in zip(cases, again, strict=True):
         for image, image_again in zip(one.images, other.images, strict=True):
             np.testing.assert_array_equal(image, image_again)
+
+
+def test_chats_ask_three_questions_about_one_screen() -> None:
+    try:
+        cases = list(chats(12))
+    except FileNotFoundError as error:  # no fonts
+        pytest.skip(str(error))
+    assert len(cases) >= 6
+    for case in cases:
+        roles = [message["role"] for message in case.messages]
+        assert roles == ["user", "assistant", "user", "assistant", "user"]
+        kinds = [part["type"] for message in case.messages for part in message["content"]]
+        assert kinds == ["image", "text", "text", "text", "text", "text"]
+        assert case.messages[1]["content"][0]["text"] == case.before[0].answer
+        assert case.messages[-1]["content"][0]["text"] == case.turn.question
 
 
 def test_painted_screens_ask_for_everything(cases: list[Case]) -> None:
