@@ -12,7 +12,7 @@ from pocket.train.gaze import FIND, FIND_HEADS, READ
 from pocket.train.oracle import ATTRIBUTES, CODE
 
 
-def hold_copies(model: Qwen3VLForConditionalGeneration, find_gain: float = 1.0, read_gain: float = 1.0) -> None:
+def hold_copies(model: Qwen3VLForConditionalGeneration, find_gain: float = 1.0, read_gain: float = 1.6) -> None:
     """Sets the heads of both layers, in place; after every step, or training noise wears them off.
 
     A gain is how long a copy is beside what it was copied from.

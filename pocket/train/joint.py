@@ -49,7 +49,8 @@ def joint_losses(
     patches, deepstack, tokens = encode_images(model, batch.images)
     answers = answer_losses(model, oracle, batch, _faintly(tokens), deepstack)
     eye = head.losses(patches, batch.labels)
-    return {**answers, **eye, "code": code_loss(tokens, oracle(batch.labels), batch.labels)}
+    code = code_loss(tokens, oracle(batch.labels), batch.labels)
+    return {**answers, **eye, "code": code, "spelling": oracle.spelling(tokens, batch.labels)}
 
 
 def _faintly(tokens: Tensor) -> Tensor:
@@ -64,6 +65,7 @@ def reading_losses(
     patches, _, tokens = encode_images(model, batch.images, deepstack=False)
     losses = head.losses(patches, batch.labels)
     losses["code"] = code_loss(tokens, oracle(batch.labels), batch.labels)
+    losses["spelling"] = oracle.spelling(tokens, batch.labels)
     return {f"dense_{name}": value for name, value in losses.items()}
 
 
@@ -83,10 +85,11 @@ def train_joint(run: Run, settings: Settings, beginning: Beginning) -> None:
         model.requires_grad_(run.step >= beginning.settle_steps)
         if isinstance(batch, ImageBatch):
             losses = reading_losses(model, oracle, head, batch)
-            return {"total": losses["dense_letter"] + losses["dense_code"], **losses}
+            total = losses["dense_letter"] + losses["dense_code"] + losses["dense_spelling"]
+            return {"total": total, **losses}
         hold_copies(model)
         losses = joint_losses(model, oracle, head, batch)
-        total = language_total(losses) + losses["letter"] + losses["code"]
+        total = language_total(losses) + losses["letter"] + losses["code"] + losses["spelling"]
         return {"total": total, **losses}
 
     train(run, settings, modules, optimizers, mixed(settings, run.step), losses_of)

@@ -20,6 +20,7 @@ from pocket.train.tokenizer import load
 CODE = 23  # numbers per character
 _LETTERS = COLUMNS * CODE
 SCALE = 6.0  # length of a character's code; with less, what the first layers add drowns it
+_COARSE = 4.0  # what products of codes, 36 where they are the same, are divided by to become log-odds
 _FLAG, _ATTRIBUTE = 0.3 * SCALE, 0.8 * SCALE
 NUM_ATTRIBUTES = len(KINDS) + 1 + len(STATES) + 2 * NUM_PLACE
 ATTRIBUTES = slice(_LETTERS + SLOTS, _LETTERS + SLOTS + NUM_ATTRIBUTES)  # where they stand in an embedding
@@ -54,6 +55,20 @@ class Oracle(nn.Module):
         kind = F.one_hot(labels.kind, len(KINDS) + 1).float()
         state = F.one_hot(labels.state, len(STATES)).float()
         return torch.cat((kind, state * owned, labels.place * owned), dim=-1) * _ATTRIBUTE
+
+    def spelling(self, tokens: Tensor, labels: DenseBatch) -> Tensor:
+        """How badly the characters can be told from image embeddings [B, T, hidden] by the codes that they hold.
+
+        Squared error of the code does not care which of its numbers tell one letter from another; this does. Slots with
+        a character in both text rows, one in two hundred, are left out.
+        """
+        batch, count, _ = labels.chars.shape
+        rows = labels.chars.view(batch, count, 2, COLUMNS)
+        one = (rows > 0).sum(2) == 1
+        blocks = tokens[..., :_LETTERS].reshape(batch, count, COLUMNS, CODE)[one].float()
+        likeness = blocks @ self.codes.flatten(0, 1).T / _COARSE
+        target = rows.sum(2) + NUM_CHARS * (rows[:, :, 1] > 0)
+        return F.cross_entropy(likeness, target[one])
 
     def spell(self, embeddings: nn.Embedding) -> None:
         """Starts the embeddings of single-byte tokens, in place, from the codes of their characters."""

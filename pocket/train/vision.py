@@ -33,7 +33,8 @@ def train_vision(run: Run, settings: Settings, seed: int = 1) -> None:
         patches, _, tokens = encode_images(model, batch.images, deepstack=False)
         losses = head.losses(patches, batch.labels)
         losses["code"] = code_loss(tokens, oracle(batch.labels), batch.labels)
-        return {"total": losses["letter"] + losses["code"], **losses}
+        losses["spelling"] = oracle.spelling(tokens, batch.labels)
+        return {"total": losses["letter"] + losses["code"] + losses["spelling"], **losses}
 
     source = batches(Screens(seed, run.step, settings.scale, settings.pages, settings.free), settings)
     train(run, settings, parts, optimizers, source, losses_of)
