@@ -14,7 +14,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from pocket.train.beginning import Assembled, Beginning, TakenUp, fresh_parts
 from pocket.train.chats import Chats, ScreenChats
 from pocket.train.copying import hold_copies
-from pocket.train.heads import LetterHead, code_loss
+from pocket.train.heads import LetterHead
 from pocket.train.images import ImageBatch, Screens
 from pocket.train.language import answer_losses, language_total
 from pocket.train.loop import Settings, add_settings, batches, restore, settings_of, train
@@ -22,6 +22,7 @@ from pocket.train.network import encode_images
 from pocket.train.optimizer import Optimizers
 from pocket.train.oracle import Oracle
 from pocket.train.run import Run
+from pocket.train.vision import eye_losses, reading_losses, reading_total
 
 FAINT = 0.1  # of the answers' gradient reaches the vision tower
 SMALL = 0.3  # share of batches about small screens
@@ -48,25 +49,12 @@ def joint_losses(
         raise ValueError("joint training needs painted screens: make Chats with pixels=True")
     patches, deepstack, tokens = encode_images(model, batch.images)
     answers = answer_losses(model, oracle, batch, _faintly(tokens), deepstack)
-    eye = head.losses(patches, batch.labels)
-    code = code_loss(tokens, oracle(batch.labels), batch.labels)
-    return {**answers, **eye, "code": code, "spelling": oracle.spelling(tokens, batch.labels)}
+    return {**answers, **eye_losses(oracle, head, patches, tokens, batch.labels)}
 
 
 def _faintly(tokens: Tensor) -> Tensor:
     """The same values; little of the gradient passes, or answers undo what the tower has learned to read."""
     return tokens.detach() + FAINT * (tokens - tokens.detach())
-
-
-def reading_losses(
-    model: Qwen3VLForConditionalGeneration, oracle: Oracle, head: LetterHead, batch: ImageBatch
-) -> dict[str, Tensor]:
-    """The losses of phase 1 on a batch nothing is asked about; named apart, since such pages are harder to read."""
-    patches, _, tokens = encode_images(model, batch.images, deepstack=False)
-    losses = head.losses(patches, batch.labels)
-    losses["code"] = code_loss(tokens, oracle(batch.labels), batch.labels)
-    losses["spelling"] = oracle.spelling(tokens, batch.labels)
-    return {f"dense_{name}": value for name, value in losses.items()}
 
 
 def train_joint(run: Run, settings: Settings, beginning: Beginning) -> None:
@@ -83,14 +71,12 @@ def train_joint(run: Run, settings: Settings, beginning: Beginning) -> None:
 
     def losses_of(batch: ScreenChats | ImageBatch) -> dict[str, Tensor]:
         model.requires_grad_(run.step >= beginning.settle_steps)
-        if isinstance(batch, ImageBatch):
+        if isinstance(batch, ImageBatch):  # logged apart from chats, since packed pages are harder to read
             losses = reading_losses(model, oracle, head, batch)
-            total = losses["dense_letter"] + losses["dense_code"] + losses["dense_spelling"]
-            return {"total": total, **losses}
+            return {"total": reading_total(losses), **{f"dense_{name}": value for name, value in losses.items()}}
         hold_copies(model)
         losses = joint_losses(model, oracle, head, batch)
-        total = language_total(losses) + losses["letter"] + losses["code"] + losses["spelling"]
-        return {"total": total, **losses}
+        return {"total": language_total(losses) + reading_total(losses), **losses}
 
     train(run, settings, modules, optimizers, mixed(settings, run.step), losses_of)
 

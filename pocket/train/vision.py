@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from torch import Tensor
+from transformers import Qwen3VLForConditionalGeneration
 
 from pocket.train.config import TEXT_HIDDEN, model_config
-from pocket.train.heads import LetterHead, code_loss
+from pocket.train.heads import DenseBatch, LetterHead, code_loss
 from pocket.train.images import ImageBatch, Screens
 from pocket.train.loop import Settings, add_settings, batches, restore, settings_of, train
 from pocket.train.network import encode_images, new_model
@@ -16,6 +17,29 @@ from pocket.train.run import Run
 from pocket.train.tokenizer import special_ids, vocabulary_size
 
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
+
+
+def eye_losses(
+    oracle: Oracle, head: LetterHead, patches: Tensor, tokens: Tensor, labels: DenseBatch
+) -> dict[str, Tensor]:
+    """What the tower is judged by: its last states [B, 4T, hidden] and its image embeddings [B, T, hidden]."""
+    losses = head.losses(patches, labels)
+    losses["code"] = code_loss(tokens, oracle(labels), labels)
+    losses["spelling"] = oracle.spelling(tokens, labels)
+    return losses
+
+
+def reading_losses(
+    model: Qwen3VLForConditionalGeneration, oracle: Oracle, head: LetterHead, batch: ImageBatch
+) -> dict[str, Tensor]:
+    """`eye_losses` of a batch of screens that nothing is asked about."""
+    patches, _, tokens = encode_images(model, batch.images, deepstack=False)
+    return eye_losses(oracle, head, patches, tokens, batch.labels)
+
+
+def reading_total(losses: dict[str, Tensor]) -> Tensor:
+    """What is minimized of them."""
+    return losses["letter"] + losses["code"] + losses["spelling"]
 
 
 def train_vision(run: Run, settings: Settings, seed: int = 1) -> None:
@@ -30,11 +54,8 @@ def train_vision(run: Run, settings: Settings, seed: int = 1) -> None:
     restore(run, parts, optimizers)
 
     def losses_of(batch: ImageBatch) -> dict[str, Tensor]:
-        patches, _, tokens = encode_images(model, batch.images, deepstack=False)
-        losses = head.losses(patches, batch.labels)
-        losses["code"] = code_loss(tokens, oracle(batch.labels), batch.labels)
-        losses["spelling"] = oracle.spelling(tokens, batch.labels)
-        return {"total": losses["letter"] + losses["code"] + losses["spelling"], **losses}
+        losses = reading_losses(model, oracle, head, batch)
+        return {"total": reading_total(losses), **losses}
 
     source = batches(Screens(seed, run.step, settings.scale, settings.pages, settings.free), settings)
     train(run, settings, parts, optimizers, source, losses_of)
