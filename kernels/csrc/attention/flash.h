@@ -276,44 +276,6 @@ void flash_step(const FlashState& state, const Keys& keys_tile, const Values& va
   for_grid<S>(state.rows, state.width / 16, ValueGrid<S, Values>{values, state, keys});
 }
 
-// Probabilities straight from the registers that hold the scores, measured against the maximum known before the tile.
-template <class S, class Keys, class Values>
-struct ProbabilityGrid {
-  const Keys& keys;
-  const FlashState& state;
-  template <int kRows, int kGroups>
-  void run(int row, int group) const {
-    keys.template each_row<kRows, kGroups>(row, group, [&](int r, const typename S::F32(&score)[kGroups]) {
-      auto* out = static_cast<typename Values::Probability*>(state.probability) + r * kKeyTile + group * 16;
-      const auto factor = S::splat(keys.q_factor[r]), minus_maximum = S::splat(-state.maximum[r]);
-      auto sum = S::load(state.sum + r * 16);
-#pragma GCC unroll 8
-      for (int g = 0; g < kGroups; ++g) {
-        const auto p = Values::exp2(S::fma(score[g], factor, minus_maximum));
-        sum = S::add(sum, p);
-        Values::store(out + g * 16, p);
-      }
-      S::store(state.sum + r * 16, sum);
-    });
-  }
-};
-
-// One whole tile of keys that every row sees, without a new maximum: scores are neither stored nor searched, which is a
-// quarter of a step's time. Floats have the same precision at any size, so an old maximum will do until probabilities
-// overflow: `exceeds_range` tells. state.rescale must be 1.
-template <class S, class Keys, class Values>
-void flash_step_with_old_maximum(const FlashState& state, const Keys& keys_tile, const Values& values) {
-  for_grid<S>(state.rows, kKeyTile / 16, ProbabilityGrid<S, Keys, Values>{keys_tile, state});
-  for_grid<S>(state.rows, state.width / 16, ValueGrid<S, Values>{values, state, kKeyTile});
-}
-
-// Whether a row's sum is so large, or not a number, that its result may be wrong: some score was far over the maximum
-// it was measured against.
-template <class S>
-bool exceeds_range(const FlashState& state, int row) {
-  return !(S::max_lane(S::load(state.sum + row * 16)) < 0x1p90f);
-}
-
 // out[row] / sum[row], the first head_dim columns, to `destination`.
 template <class S>
 void flash_end(const FlashState& state, int row, int head_dim, float* destination) {

@@ -138,8 +138,8 @@ struct Avx2 {
     }
   }
   // As assembly: GCC 12 takes a function that only prefetches for one without effect, and drops the calls of it.
-  static void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
-  static void prefetch_once(const void* p) { asm volatile("prefetchnta %0" : : "m"(*static_cast<const char*>(p))); }
+  static void prefetch(const void* p) { asm volatile("prefetcht0 (%0)" : : "r"(p)); }
+  static void prefetch_once(const void* p) { asm volatile("prefetchnta (%0)" : : "r"(p)); }
 
  protected:
   static __m256i half(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }

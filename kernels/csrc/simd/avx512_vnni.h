@@ -102,8 +102,8 @@ struct Avx512Vnni {
     }
   }
   // As assembly: GCC 12 takes a function that only prefetches for one without effect, and drops the calls of it.
-  static void prefetch(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
-  static void prefetch_once(const void* p) { asm volatile("prefetchnta %0" : : "m"(*static_cast<const char*>(p))); }
+  static void prefetch(const void* p) { asm volatile("prefetcht0 (%0)" : : "r"(p)); }
+  static void prefetch_once(const void* p) { asm volatile("prefetchnta (%0)" : : "r"(p)); }
 
  private:
   // _mm512_dpbusd_epi32, as assembly: around the intrinsic GCC 12 copies every accumulator of a tile to another

@@ -187,8 +187,8 @@ struct NeonDotprod {
     }
   }
   // As assembly: GCC 12 takes a function that only prefetches for one without effect, and drops the calls of it.
-  static void prefetch(const void* p) { asm volatile("prfm pldl1keep, %0" : : "Q"(*static_cast<const char*>(p))); }
-  static void prefetch_once(const void* p) { asm volatile("prfm pldl1strm, %0" : : "Q"(*static_cast<const char*>(p))); }
+  static void prefetch(const void* p) { asm volatile("prfm pldl1keep, [%0]" : : "r"(p)); }
+  static void prefetch_once(const void* p) { asm volatile("prfm pldl1strm, [%0]" : : "r"(p)); }
 
  private:
   static int8x16_t four(const int8_t* x) {

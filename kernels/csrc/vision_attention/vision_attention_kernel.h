@@ -1,9 +1,9 @@
 // VisionAttention for any instruction set of simd/: int8 query-key products; values in bfloat16 or float32.
 #pragma once
 
-#include "attention/flash.h"
 #include "attention/head.h"
 #include "attention/tile_memory.h"
+#include "old_maximum.h"
 #include "vision_attention.h"
 
 namespace edge {
