@@ -71,7 +71,9 @@ def test_asking_twice_gives_the_same_answers(bundle: Path, cases: list[Case], re
     assert [result.answer for result in again] == [result.answer for result in results[:8]]
 
 
-@pytest.mark.parametrize(("metric", "at_least"), [("point", 0.8), ("read_exact", 0.6), ("abstention", 0.8), ("json", 0.95)])
+@pytest.mark.parametrize(
+    ("metric", "at_least"), [("point", 0.8), ("read_exact", 0.6), ("abstention", 0.8), ("json", 0.95)]
+)
 def test_it_is_about_as_good_as_its_report_says(results: list[Result], metric: str, at_least: float) -> None:
     mean, count = means(results)[metric]
     assert count >= 10
