@@ -30,14 +30,18 @@ struct Int8Keys {
 
   template <int kRows, int kGroups>
   void scores(int row, int group, float* out) const {
-    each_row<kRows, kGroups>(row, group, [&](int r, const typename S::F32(&score)[kGroups]) {
+    each_row<kRows, kGroups>(row, group, [&](int r, const typename S::F32(&product)[kGroups]) {
       const auto factor = S::splat(q_factor[r]);
 #pragma GCC unroll 8
-      for (int g = 0; g < kGroups; ++g) S::store(out + r * kKeyTile + (group + g) * 16, S::mul(score[g], factor));
+      for (int g = 0; g < kGroups; ++g) {
+        const auto scale = S::mul(factor, S::load(k_scale + (group + g) * 16));
+        S::store(out + r * kKeyTile + (group + g) * 16, S::mul(product[g], scale));
+      }
     });
   }
 
-  // Calls fn(row, its scores of kGroups x 16 keys, without q_factor) for kRows rows, the scores still in registers.
+  // Calls fn(row, its products with kGroups x 16 keys) for kRows rows, the products still in registers: whole numbers,
+  // to be multiplied with q_factor and k_scale.
   template <int kRows, int kGroups, class Fn>
   inline __attribute__((always_inline)) void each_row(int row, int group, const Fn& fn) const {
     typename S::I32 acc[kRows][kGroups];
@@ -60,10 +64,10 @@ struct Int8Keys {
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      typename S::F32 score[kGroups];
+      typename S::F32 product[kGroups];
 #pragma GCC unroll 8
-      for (int g = 0; g < kGroups; ++g) score[g] = S::mul(S::to_f32(acc[r][g]), S::load(k_scale + (group + g) * 16));
-      fn(row + r, score);
+      for (int g = 0; g < kGroups; ++g) product[g] = S::to_f32(acc[r][g]);
+      fn(row + r, product);
     }
   }
 };
@@ -112,7 +116,6 @@ struct FloatValues {
   const float* v;  // [kKeyTile, width], width a multiple of 16
   int width;
 
-  static typename S::F32 exp2(typename S::F32 x) { return edge::exp2<S>(x); }
   static void store(Probability* p, typename S::F32 x) { S::store(p, x); }
   typename S::F32 load(int key, int column) const { return S::load(v + key * width + column); }
   static typename S::F32 accumulate(typename S::F32 acc, typename S::F32 value, const Probability* p) {
@@ -128,7 +131,6 @@ struct Bf16Values {
   const uint16_t* v;  // [kKeyTile/2, width, 2], width a multiple of 16
   int width;
 
-  static typename S::F32 exp2(typename S::F32 x) { return exp2_roughly<S>(x); }
   static void store(Probability* p, typename S::F32 x) { S::store_bf16(p, x); }
   typename S::Pairs load(int key, int column) const { return S::load_pairs(v + key * width + column * 2); }
   static typename S::F32 accumulate(typename S::F32 acc, typename S::Pairs value, const Probability* p) {
@@ -251,7 +253,7 @@ void row_probabilities(const FlashState& state, int row, int seen, int keys, con
   for (int i = 0; i < keys; i += 16) {
     auto p = S::zero();
     if (i < seen) {
-      p = Values::exp2(S::sub(S::load(score + i), maximum));
+      p = exp2<S>(S::sub(S::load(score + i), maximum));
       if (seen - i < 16) p = S::fill_after(p, seen - i, 0.0f);
     }
     sum = S::add(sum, p);

@@ -12,15 +12,22 @@ template <class S, class Keys, class Values>
 struct ProbabilityGrid {
   const Keys& keys;
   const FlashState& state;
+
+  // 2^x as precisely as it is stored.
+  static typename S::F32 power(typename S::F32 x) {
+    if constexpr (S::kBf16) return exp2_roughly<S>(x);
+    return exp2<S>(x);
+  }
   template <int kRows, int kGroups>
   void run(int row, int group) const {
-    keys.template each_row<kRows, kGroups>(row, group, [&](int r, const typename S::F32(&score)[kGroups]) {
+    keys.template each_row<kRows, kGroups>(row, group, [&](int r, const typename S::F32(&product)[kGroups]) {
       auto* out = static_cast<typename Values::Probability*>(state.probability) + r * kKeyTile + group * 16;
       const auto factor = S::splat(keys.q_factor[r]), minus_maximum = S::splat(-state.maximum[r]);
       auto sum = S::load(state.sum + r * 16);
 #pragma GCC unroll 8
       for (int g = 0; g < kGroups; ++g) {
-        const auto p = Values::exp2(S::fma(score[g], factor, minus_maximum));
+        const auto score = S::mul(product[g], S::load(keys.k_scale + (group + g) * 16));
+        const auto p = power(S::fma(score, factor, minus_maximum));
         sum = S::add(sum, p);
         Values::store(out + g * 16, p);
       }
