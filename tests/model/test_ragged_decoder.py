@@ -221,8 +221,8 @@ def test_parity_gate_held_at_export(tiny_bundle_edge: Path, tiny_bundle_int4: Pa
     assert edge.passed
     assert edge.mean_kl_to_rounded is not None
     assert portable.mean_kl_to_rounded is not None
-    # int8 keys and values on top. A random model this small turns any difference in bits into one of a tenth in KL: builds
-    # of the kernels that are equally far from exact attention had 0.0070 to 0.0079 (docs/decisions/0034).
+    # int8 keys and values on top. A random model this small turns any difference in bits into one of a tenth in KL:
+    # builds of the kernels that are equally far from exact attention had 0.0070 to 0.0079 (docs/decisions/0034).
     assert edge.mean_kl_to_rounded < 2.5 * portable.mean_kl_to_rounded
 
 
