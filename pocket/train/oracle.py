@@ -68,7 +68,7 @@ class Oracle(nn.Module):
         blocks = tokens[..., :_LETTERS].reshape(batch, count, COLUMNS, CODE)[one].float()
         likeness = blocks @ self.codes.flatten(0, 1).T / _COARSE
         target = rows.sum(2) + NUM_CHARS * (rows[:, :, 1] > 0)
-        return F.cross_entropy(likeness, target[one])
+        return F.cross_entropy(likeness, target[one], reduction="sum") / one.sum().clamp(min=1)
 
     def spell(self, embeddings: nn.Embedding) -> None:
         """Starts the embeddings of single-byte tokens, in place, from the codes of their characters."""
