@@ -7,7 +7,7 @@ PYTEST_FLAGS ?=
 
 VENV := .venv
 PARITY_VENV := .venv-parity
-SCREENSHOT := examples/screens/coffee-order.png
+SCREENSHOT := examples/screens/device-settings.png
 PACKAGES := edge_runtime export/edge_export kernels/edge_kernels scripts pocket
 
 .DELETE_ON_ERROR:
