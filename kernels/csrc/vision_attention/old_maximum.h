@@ -49,7 +49,7 @@ void flash_step_with_old_maximum(const FlashState& state, const Keys& keys_tile,
 // it was measured against.
 template <class S>
 bool exceeds_range(const FlashState& state, int row) {
-  return !(S::max_lane(S::load(state.sum + row * 16)) < 0x1p90f);
+  return !(S::sum(S::load(state.sum + row * 16)) < 0x1p90f);  // a maximum could lose a NaN, a sum cannot
 }
 
 }  // namespace
