@@ -25,6 +25,9 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
     system: Annotated[str | None, typer.Option(help="A system message before the question.")] = None,
     max_tokens: Annotated[int, typer.Option(help="The answer's length at most.")] = 1024,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.")] = None,
+    think: Annotated[
+        bool | None, typer.Option("--think/--no-think", help="Reason first or not, where the model leaves a choice.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy: the same question has the same answer.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Draw from this many likeliest tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this much probability.")] = 1.0,
@@ -60,6 +63,7 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
         ),
         max_tokens=max_tokens,
         stop=tuple(stop or ()),
+        enable_thinking=think,
         num_logprobs=logprobs,
     )
     printer = JsonPrinter() if json else AnswerPrinter(is_terminal=sys.stdout.isatty(), quiet=quiet)

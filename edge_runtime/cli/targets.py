@@ -39,6 +39,7 @@ class Question:
     sampling: SamplingParams
     max_tokens: int
     stop: tuple[str, ...]
+    enable_thinking: bool | None
     num_logprobs: int | None
 
     def messages(self, sampling: VideoSampling | None) -> tuple[Message, ...]:
@@ -93,6 +94,7 @@ def _ask_server(client: Client, question: Question) -> Iterator[Delta | Finished
         sampling=question.sampling,
         max_tokens=question.max_tokens,
         stop=question.stop,
+        enable_thinking=question.enable_thinking,
         num_logprobs=question.num_logprobs,
     )
     with stream:
@@ -107,6 +109,7 @@ def _ask_engine(planned: PlannedBundle, local: LocalOptions, question: Question)
         sampling=question.sampling,
         max_tokens=question.max_tokens,
         stop=question.stop,
+        enable_thinking=question.enable_thinking,
         num_logprobs=question.num_logprobs,
     )
     if local.on_plan is not None:

@@ -131,11 +131,11 @@ class BundleRunner:
     def prepare(self, request: GenerationRequest) -> BundlePrompt:
         """Template, token ids, positions; reads image headers only.
 
-        Raises `BadImage`, `BadPrompt`, or `ContextOverflow` for what cannot fit by far.
+        Raises `BadImage`, `BadPrompt`, `BadParameter`, or `ContextOverflow` for what cannot fit by far.
         """
         plans = [self._media.plan(part) for part in media_parts(request.messages)]
         placeholders = [plan.placeholder for plan in plans]
-        prompt = self._prompts.build(request.messages, placeholders, self._max_context)
+        prompt = self._prompts.build(request.messages, placeholders, self._max_context, request.enable_thinking)
         position_ids, rope_delta = prompt_positions(len(prompt.input_ids), prompt.spans)
         return BundlePrompt(
             input_ids=prompt.input_ids,

@@ -47,6 +47,8 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int = 1024
     stop: tuple[str, ...] = ()
+    enable_thinking: bool | None = None
+    """Whether the model shall reason first, where its chat template leaves that open; None: as the template has it."""
     num_logprobs: int | None = None
     """None: no logprobs. N >= 0: per token, its logprob and those of the N likeliest tokens at its place."""
 
@@ -55,6 +57,8 @@ class GenerationRequest:
         _check_whole("max_tokens", self.max_tokens, 1, 2**31)
         if self.num_logprobs is not None:
             _check_whole("num_logprobs", self.num_logprobs, 0, 20)
+        if self.enable_thinking is not None and not isinstance(self.enable_thinking, bool):
+            raise BadParameter(f"enable_thinking is {self.enable_thinking!r}; it must be true, false or left out")
         if isinstance(self.stop, str) or len(self.stop) > 16 or not all(isinstance(s, str) and s for s in self.stop):
             raise BadParameter("stop takes a list of up to 16 strings, none of them empty")
 

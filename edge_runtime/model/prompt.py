@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BadPrompt, ContextOverflow
+from edge_runtime.errors import BadParameter, BadPrompt, ContextOverflow
 from edge_runtime.model.conversation import Message, TextPart
 from edge_runtime.model.manifest import SpecialTokens
 from edge_runtime.model.template import ChatTemplate
@@ -91,17 +91,26 @@ class PromptBuilder:
         self._think = None if special.think_start is None else tokenizer.token_text(special.think_start)
 
     def build(
-        self, messages: Sequence[Message], media: Sequence[Placeholder], max_context: int | None = None
+        self,
+        messages: Sequence[Message],
+        media: Sequence[Placeholder],
+        max_context: int | None = None,
+        enable_thinking: bool | None = None,
     ) -> TokenizedPrompt:
         """Token ids of `messages`, whose images and videos take up `media`, in order.
 
-        Raises `BadPrompt`, and `ContextOverflow` for what is far beyond `max_context` tokens before any work is spent
-        on it; a prompt a little too long is for the caller to notice.
+        Raises `BadPrompt`, `BadParameter` for an `enable_thinking` that the chat template cannot do, and
+        `ContextOverflow` for what is far beyond `max_context` tokens before any work is spent on it; a prompt a little
+        too long is for the caller to notice.
         """
         num_media = sum(placeholder.num_tokens for placeholder in media)
         _refuse_overflow(num_media, "images and videos", max_context)
         self._refuse_placeholders(messages)
-        text = self._template.render(messages)
+        text = self._template.render(messages, enable_thinking)
+        thinks = self._think is not None and text.rstrip().endswith(self._think)
+        if enable_thinking is not None and enable_thinking != thinks and not self._template.switches_thinking:
+            habit = "always reasons first" if thinks else "never reasons first"
+            raise BadParameter(f"this model {habit}, by its chat template; leave enable_thinking out")
         _refuse_overflow(self._tokenizer.min_tokens(text), "text", max_context)
         ids = self._tokenizer.encode(self._expand(text, media))
         grids = [grid for placeholder in media for grid in placeholder.grids]
@@ -112,7 +121,7 @@ class PromptBuilder:
         return TokenizedPrompt(
             input_ids=np.repeat(ids, counts),
             spans=tuple(VisionSpan(int(start), grid) for start, grid in zip(starts, grids, strict=True)),
-            starts_in_reasoning=self._think is not None and text.rstrip().endswith(self._think),
+            starts_in_reasoning=thinks,
         )
 
     def _refuse_placeholders(self, messages: Sequence[Message]) -> None:

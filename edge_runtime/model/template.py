@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edge_runtime.errors import BadPrompt, BundleError
 from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart
+
+_THINKING = "enable_thinking"  # what Qwen's templates, and with them the field's, call it
 
 
 class ChatTemplate:
@@ -35,12 +37,22 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         try:
-            self._template = environment.from_string(path.read_text(encoding="utf-8"))
+            source = path.read_text(encoding="utf-8")
+            self._template = environment.from_string(source)
+            self._variables = meta.find_undeclared_variables(environment.parse(source))
         except (jinja2.TemplateError, UnicodeDecodeError) as error:
             raise BundleError(f"{path} is not a chat template: {error}; export the bundle again") from error
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The text of the chat up to where the answer begins. Raises `BadPrompt` where the template refuses it."""
+    @property
+    def switches_thinking(self) -> bool:
+        """Whether the template knows `enable_thinking`, as those of models that reason on request do."""
+        return _THINKING in self._variables
+
+    def render(self, messages: Sequence[Message], enable_thinking: bool | None = None) -> str:
+        """The text of the chat up to where the answer begins. Raises `BadPrompt` where the template refuses it.
+
+        `enable_thinking` None leaves the choice to the template.
+        """
         if not messages:
             raise BadPrompt("a request needs at least one message")
         try:
@@ -49,6 +61,7 @@ class ChatTemplate:
                 tools=None,
                 documents=None,
                 add_generation_prompt=True,
+                **({} if enable_thinking is None else {_THINKING: enable_thinking}),
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
             raise BadPrompt(f"the chat template refuses these messages: {error}") from error

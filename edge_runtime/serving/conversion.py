@@ -38,6 +38,7 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
         sampling=SamplingParams(**sampling),
         max_tokens=header.max_tokens,
         stop=header.stop,
+        enable_thinking=header.enable_thinking,
         num_logprobs=header.num_logprobs,
     )
 
@@ -89,23 +90,8 @@ class _Pictures:
 # ---- requests: engine -> wire ----------------------------------------------------------------------------------
 
 
-def request_frames(
-    request_id: str,
-    messages: Sequence[Message],
-    sampling: SamplingParams | None,
-    max_tokens: int,
-    stop: Sequence[str],
-    num_logprobs: int | None,
-) -> list[bytes]:
-    """The whole message of a client that asks for an answer. Raises `BadParameter` or `BadImage`."""
-    request = GenerationRequest(
-        request_id=request_id,
-        messages=tuple(messages),
-        sampling=sampling or SamplingParams(),
-        max_tokens=max_tokens,
-        stop=tuple(stop),
-        num_logprobs=num_logprobs,
-    )
+def request_frames(request: GenerationRequest) -> list[bytes]:
+    """The whole message of a client that asks for an answer. Raises `BadImage`."""
     header, frames = request_to_wire(request)
     return [wire.encode(header), *frames]
 
@@ -124,6 +110,7 @@ def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[byt
         ),
         max_tokens=request.max_tokens,
         stop=request.stop,
+        enable_thinking=request.enable_thinking,
         num_logprobs=request.num_logprobs,
         **{name: getattr(request.sampling, name) for name in SamplingParams.__dataclass_fields__},
     )

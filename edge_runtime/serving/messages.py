@@ -75,6 +75,7 @@ class Generate(_Message, frozen=True, tag="generate"):
     messages: tuple[ChatMessage, ...]
     max_tokens: int = 1024
     stop: tuple[str, ...] = ()
+    enable_thinking: bool | None = None
     num_logprobs: int | None = None
     temperature: float = 0.0
     top_k: int = 0

@@ -12,16 +12,16 @@ from pocket.eval.report import Answered, evaluate, markdown, write
 from pocket.eval.sets import SETS
 
 
-def open_model(path: Path, max_tokens: int) -> Answer:
-    """A bundle folder runs in our runtime, a checkpoint folder in transformers."""
+def open_model(path: Path, max_tokens: int, think: bool = False) -> Answer:
+    """A bundle folder runs in our runtime, a checkpoint folder in transformers; both reason first if told to."""
     if (path / "manifest.json").exists():
         from pocket.eval.bundle_model import BundleModel  # noqa: PLC0415 - each engine only where it is asked for
 
-        return BundleModel(path, max_tokens)
+        return BundleModel(path, max_tokens, think)
     if (path / "config.json").exists():
         from pocket.eval.transformers_model import TransformersModel  # noqa: PLC0415 - torch may not be installed
 
-        return TransformersModel(path, max_tokens)
+        return TransformersModel(path, max_tokens, think)
     raise SystemExit(f"{path} has neither manifest.json (a bundle) nor config.json (a checkpoint)")
 
 
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="screens per set; all of them if not given")
     parser.add_argument("--report", type=Path, help="writes FILE.md and FILE.json; prints the tables if not given")
     parser.add_argument("--max-tokens", type=int, default=640, help="where an answer is cut off")
+    parser.add_argument("--think", action="store_true", help="let models reason first; the answer alone is judged")
     options = parser.parse_args()
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit is {options.limit}; it must be at least 1")
@@ -44,7 +45,7 @@ def main() -> None:
     sets = {name: _cases(name, options.limit) for name in options.set}
     answered: Answered = {name: {} for name in sets}
     for name, path in zip(names, options.model, strict=True):
-        model = open_model(path, options.max_tokens)
+        model = open_model(path, options.max_tokens, options.think)
         for set_name, cases in sets.items():
             answered[set_name][name] = evaluate(model, cases, _Progress(name, set_name, len(cases)))
     if options.report:

@@ -17,14 +17,15 @@ from pocket.eval.case import Image, Messages
 class BundleModel:
     """Answers greedily. Raises `EdgeError` when a bundle cannot be loaded or a request fails."""
 
-    def __init__(self, bundle: Path, max_tokens: int) -> None:
+    def __init__(self, bundle: Path, max_tokens: int, think: bool = False) -> None:
         profile = select_profile("auto", probe_machine())
         opened, plan = plan_bundle(bundle, profile, MemoryRequest())
         self._engine: Engine = load_engine(opened, profile, plan)
         self._max_tokens = max_tokens
+        self._think = think
 
     def __call__(self, images: Sequence[Image], messages: Messages) -> str:
-        """The answer's text."""
+        """The answer's text, without any thought."""
         return self._finish(images, messages).text
 
     def token_ids(self, images: Sequence[Image], messages: Messages) -> list[int]:
@@ -32,7 +33,9 @@ class BundleModel:
         return list(self._finish(images, messages).token_ids)
 
     def _finish(self, images: Sequence[Image], messages: Messages) -> Finished:
-        request = GenerationRequest("eval", _conversation(images, messages), max_tokens=self._max_tokens)
+        request = GenerationRequest(
+            "eval", _conversation(images, messages), max_tokens=self._max_tokens, enable_thinking=self._think or None
+        )
         *_, last = self._engine.generate(request)
         if isinstance(last, Failed):
             raise last.error

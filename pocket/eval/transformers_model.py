@@ -15,12 +15,13 @@ from transformers import AutoTokenizer, Qwen2VLImageProcessor, Qwen3VLForConditi
 from pocket.eval.case import Image, Messages
 
 _PAD = "<|image_pad|>"
+_END_OF_THOUGHT = "</think>"
 
 
 class TransformersModel:
     """Answers greedily."""
 
-    def __init__(self, checkpoint: Path, max_tokens: int) -> None:
+    def __init__(self, checkpoint: Path, max_tokens: int, think: bool = False) -> None:
         load_tokenizer: Any = AutoTokenizer.from_pretrained
         self._tokenizer = load_tokenizer(checkpoint)
         size = json.loads((checkpoint / "preprocessor_config.json").read_text())["size"]
@@ -30,15 +31,18 @@ class TransformersModel:
         model: Any = Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
         self._model = model.eval()
         self._max_tokens = max_tokens
+        self._switches = {"enable_thinking": True} if think else {}
 
     def __call__(self, images: Sequence[Image], messages: Messages) -> str:
-        """The answer's text."""
+        """The answer's text, without any thought."""
         text: str = self._tokenizer.decode(self.token_ids(images, messages), skip_special_tokens=True)
-        return text
+        return text.rpartition(_END_OF_THOUGHT)[2].lstrip("\n") if self._switches else text
 
     def token_ids(self, images: Sequence[Image], messages: Messages) -> list[int]:
         """The answer's tokens, the end token included."""
-        prompt: str = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        prompt: str = self._tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **self._switches
+        )
         inputs: dict[str, Any] = {}
         if images:
             pictures = self._processor(images=list(images), return_tensors="pt")

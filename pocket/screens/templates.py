@@ -119,6 +119,7 @@ def _fill(c: Composer, kinds: tuple[str, ...], x: float, width: float, rows: tup
         row += (taken or 1) + c.rng.choice((1, 1, 1, 2))
 
 
+_KINDS = ("field", "checkbox", "button", "text", "switch", "item", "link", "radio", "card", "tab")
 _PALETTES = (
     ("field", "field", "checkbox", "button", "text"), ("checkbox", "switch", "radio", "text"),
     ("switch", "item", "link"),
@@ -207,6 +208,50 @@ def _scatter(c: Composer) -> None:
         row += max(taken, 1) + c.rng.choice((1, 1, 1, 2))
 
 
+def _blocks(c: Composer) -> None:
+    """A title, and under it (seldom above) areas cut out of each other, each with some kinds of widgets."""
+    areas = (0, c.rows)
+    if c.rng.random() < 0.9:
+        row = c.rng.choice((0, 0, 1, 1, 2, 3, c.rows - 2))
+        x = c.rng.randint(4, c.width // 3)
+        c.add("title", row, x, c.width - x - 4)
+        areas = (0, row) if row > 3 else (row + c.rng.choice((1, 2, 2, 3)), c.rows)
+    _cut(c, (0, c.width), areas, 3)
+
+
+def _cut(c: Composer, across: tuple[int, int], rows: tuple[int, int], depth: int) -> None:
+    """Fills an area of pixels by rows, or cuts it in two and goes on with both, at most `depth` times."""
+    left, right = across
+    top, bottom = rows
+    choice = c.rng.random() if depth else 1.0
+    if choice < 0.4 and right - left > 200:
+        middle = left + int((right - left) * c.rng.uniform(0.3, 0.7))
+        _cut(c, (left, middle), rows, depth - 1)
+        _cut(c, (middle, right), rows, depth - 1)
+    elif choice < 0.75 and bottom - top >= 7:
+        middle = c.rng.randint(top + 2, bottom - 2)
+        _cut(c, across, (top, middle), depth - 1)
+        _cut(c, across, (middle, bottom), depth - 1)
+    else:
+        _area(c, across, rows)
+
+
+def _area(c: Composer, across: tuple[int, int], rows: tuple[int, int]) -> None:
+    """A column of widgets of up to four kinds, or rows of a few beside each other; perhaps on a panel."""
+    left, right = across[0] + c.rng.randint(4, 24), across[1] - c.rng.randint(4, 16)
+    if c.rng.random() < 0.35:
+        c.panels.append(Panel((left - 6, ROW * rows[0] - 4, right + 4, ROW * rows[1] - 6)))
+    kinds = tuple(c.rng.sample(_KINDS, c.rng.randint(1, 4)))
+    if c.rng.random() < 0.7:
+        _fill(c, kinds, left, right - left, rows)
+        return
+    count = max(1, min(4, (right - left) // c.rng.choice((70, 100, 140))))
+    width = (right - left) // count
+    for row in range(rows[0], rows[1] - 1, 4 if {"card", "field"} & {*kinds} else 2):
+        for index in range(count):
+            c.add(c.rng.choice(kinds), row, left + index * width, width - 6)
+
+
 def _receipt(c: Composer) -> None:
     """Held out: a narrow column of items in the middle, a total and a button under it."""
     width = c.rng.randint(c.width // 2, c.width * 3 // 4)
@@ -243,7 +288,7 @@ def _panels(c: Composer) -> None:
 
 _Template = Callable[[Composer], None]
 _TEMPLATES: dict[Split, tuple[_Template, ...]] = {
-    "train": (_columns, _columns, _scatter, _scatter, _kiosk, _listing, _dialog, _menu),
+    "train": (*[_blocks] * 4, _columns, _columns, _scatter, _scatter, _kiosk, _listing, _dialog, _menu),
     "heldout": (_receipt, _toolbar, _panels),
 }
 

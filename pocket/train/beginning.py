@@ -26,10 +26,16 @@ class Parts:
 
 
 class Beginning(Protocol):
-    """Makes the parts of a new run. For the first `settle_steps` only the throw-away parts are to learn."""
+    """Makes the parts of a new run.
+
+    For the first `settle_steps` only the throw-away parts are to learn; `rate` is a factor on the learning rates.
+    """
 
     @property
     def settle_steps(self) -> int: ...  # noqa: D102
+
+    @property
+    def rate(self) -> float: ...  # noqa: D102
 
     def parts(self) -> Parts: ...  # noqa: D102
 
@@ -41,6 +47,7 @@ class Assembled:
     vision: Path
     language: Path
     settle_steps: int = 0
+    rate: float = 1.0
 
     def parts(self) -> Parts:
         """Everything has been trained already."""
@@ -62,6 +69,7 @@ class TakenUp:
 
     weights: Path
     settle_steps: int = 100
+    rate: float = 0.4  # the full rate first undoes what is known
 
     def parts(self) -> Parts:
         """The model as it was, in float32 again. Raises `RuntimeError` when the file holds another architecture."""

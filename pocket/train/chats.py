@@ -22,7 +22,7 @@ from pocket.train.conversations import Chat, ChatBatch, build_chat, stack_chats
 from pocket.train.heads import DenseBatch
 from pocket.train.images import SMALL_SIZES, random_shift, random_size, stack_labels
 
-_PAIRS = 0.2  # share of painted batches about two screenshots
+_PAIRS = 0.25  # share of painted batches about two screenshots
 _CHROMIUM = 0.33  # share of batches from the archive of Chromium pages
 _AVERAGE = 384 * 256  # pixels
 _NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
@@ -80,11 +80,11 @@ class Chats(IterableDataset[ScreenChats]):
             shown = [shift_down(one, down) for one in story]
             rendered += shown
             screen = shown[-1][1]
-            turns = [*told, *ask(rng, screen, phrases, 4 if told else 8)]
+            turns = [*told, *ask(rng, screen, phrases, 6 if told else 12)]
             if small:
                 turns = [turn for turn in turns if turn.task != "text"] or turns
             rng.shuffle(turns)
-            chats.append(build_chat(rng, turns, [one for _, one in shown], 120 if small else 200))
+            chats.append(build_chat(rng, turns, [one for _, one in shown], 120 if small else 300))
         labels = stack_labels([dense_labels(screen) for _, screen in rendered])
         images = torch.stack([torch.from_numpy(pixels) for pixels, _ in rendered]) if self.pixels else None
         return ScreenChats(stack_chats(chats), labels, images)

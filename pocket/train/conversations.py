@@ -74,6 +74,7 @@ class Chat:
     def turn(self, turn: Turn, position: int, segment: int, think: bool, screen: Screen | None = None) -> int:
         """Appends a question (its `user` header is already there) and its answer; returns the next free position.
 
+        With `think` the answer follows its thought, which is empty where a question has none.
         With the `screen` of the last image, also notes where each answer token is read from.
         """
         opening = "<think>\n" if think else ""
@@ -124,7 +125,7 @@ def build_chat(rng: Random, turns: list[Turn], screens: list[Screen], max_text: 
             position = start
         elif number:
             position = chat.text("\n<|im_start|>user\n", position, 0, learn=False)
-        position = chat.turn(turn, position, segment, bool(turn.thought) and rng.random() < 0.3, screens[-1])
+        position = chat.turn(turn, position, segment, rng.random() < 0.25, screens[-1])
     return chat
 
 

@@ -6,6 +6,7 @@ answers that are nearly right; what is left is to get used to each other's mista
 
 import argparse
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -21,11 +22,12 @@ from pocket.train.loop import Settings, add_settings, batches, restore, settings
 from pocket.train.network import encode_images
 from pocket.train.optimizer import Optimizers
 from pocket.train.oracle import Oracle
+from pocket.train.rounding import Rounding
 from pocket.train.run import Run
 from pocket.train.vision import eye_losses, reading_losses, reading_total
 
 FAINT = 0.1  # of the answers' gradient reaches the vision tower
-SMALL = 0.3  # share of batches about small screens
+SMALL = 0.15  # share of batches about small screens
 DENSE_EVERY = 4  # one batch in four is a page packed with text, for the tower alone
 MUON_RATE, ADAM_RATE = 0.01, 1e-3
 
@@ -66,19 +68,23 @@ def train_joint(run: Run, settings: Settings, beginning: Beginning) -> None:
     for module in modules.values():
         module.to(settings.device)
     named = [*model.named_parameters(), *oracle.named_parameters(), *head.named_parameters()]
-    optimizers = Optimizers(named, MUON_RATE, ADAM_RATE)
+    optimizers = Optimizers(named, MUON_RATE * beginning.rate, ADAM_RATE * beginning.rate)
     restore(run, modules, optimizers)
+    rounding = Rounding(model)
 
     def losses_of(batch: ScreenChats | ImageBatch) -> dict[str, Tensor]:
         model.requires_grad_(run.step >= beginning.settle_steps)
         if isinstance(batch, ImageBatch):  # logged apart from chats, since packed pages are harder to read
             losses = reading_losses(model, oracle, head, batch)
             return {"total": reading_total(losses), **{f"dense_{name}": value for name, value in losses.items()}}
-        hold_copies(model)
         losses = joint_losses(model, oracle, head, batch)
         return {"total": language_total(losses) + reading_total(losses), **losses}
 
-    train(run, settings, modules, optimizers, mixed(settings, run.step), losses_of)
+    def around() -> AbstractContextManager[None]:
+        hold_copies(model)
+        return rounding.applied()
+
+    train(run, settings, modules, optimizers, mixed(settings, run.step), losses_of, around)
 
 
 if __name__ == "__main__":

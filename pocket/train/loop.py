@@ -3,6 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,25 +79,28 @@ def moved(value: Any, device: str) -> Any:
     return value
 
 
-def train(
+def train(  # noqa: PLR0913, PLR0917 - what a phase is made of
     run: Run,
     settings: Settings,
     parts: dict[str, nn.Module],
     optimizers: Optimizers,
     source: Iterable[Batch],
     losses_of: Callable[[Batch], dict[str, Tensor]],
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Trains until the run's budget is spent. `losses_of` returns the `total` to minimize and what else to log.
 
-    Mutates the modules in `parts`, which are also what a checkpoint holds.
+    Losses and gradients are computed inside what `around` returns. Mutates the modules in `parts`, which are also what
+    a checkpoint holds.
     """
     sums: dict[str, Tensor] = {}
     counts: Counter[str] = Counter()  # batches may differ in what they have losses of
     since, logged = run.elapsed_s, run.step
     for batch in source:
-        with torch.autocast(settings.device, dtype=torch.bfloat16):
-            losses = losses_of(moved(batch, settings.device))
-        torch.autograd.backward(losses["total"])
+        with around():
+            with torch.autocast(settings.device, dtype=torch.bfloat16):
+                losses = losses_of(moved(batch, settings.device))
+            torch.autograd.backward(losses["total"])
         optimizers.step(run.factor())
         for name, value in losses.items():  # stays on the device: reading a value would wait for it
             sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()

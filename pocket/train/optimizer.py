@@ -60,10 +60,14 @@ class Optimizers:
         visual: list[nn.Parameter] = []
         fused: list[nn.Parameter] = []
         textual: list[nn.Parameter] = []
+        mergers: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, param in named:
             matrices = fused if ".qkv." in name else visual if ".blocks." in name else textual
-            (matrices if param.ndim == 2 and (".blocks." in name or ".layers." in name) else others).append(param)
+            if param.ndim == 2 and (".blocks." in name or ".layers." in name):
+                matrices.append(param)
+            else:
+                (mergers if param.ndim == 2 and "merger" in name else others).append(param)
         # Decay keeps the decoder's layers from drowning the embeddings, which later layers are to read letters off.
         groups: list[dict[str, Any]] = [
             {"params": visual},
@@ -71,9 +75,11 @@ class Optimizers:
             {"params": textual, "decay": 0.1},
         ]
         self._muon = Muon([group for group in groups if group["params"]], lr=muon_lr)
-        self._adam = torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        # Undecayed, weights of the mergers that meet almost no activation grow and set the scale of a whole INT8 block.
+        adams = [{"params": others, "weight_decay": 0.0}, {"params": mergers, "weight_decay": 1.0}]
+        self._adam = torch.optim.AdamW([g for g in adams if g["params"]], lr=adam_lr, betas=(0.9, 0.98), fused=True)
         self._rates = (muon_lr, adam_lr)
-        self._params = visual + fused + textual + others
+        self._params = visual + fused + textual + mergers + others
 
     def step(self, factor: float) -> None:
         """One update at `factor` times the base rates, gradients clipped to norm 1."""

@@ -46,6 +46,7 @@ def test_bad_sampling_parameters(name: str, value: object):
         ("stop", "text"),
         ("stop", (5,)),
         ("stop", ("x",) * 17),
+        ("enable_thinking", "yes"),
     ],
 )
 def test_bad_request_fields(name: str, value: object):

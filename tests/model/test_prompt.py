@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from edge_runtime.errors import BadPrompt, BundleError, ContextOverflow
+from edge_runtime.errors import BadParameter, BadPrompt, BundleError, ContextOverflow
 from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
 from edge_runtime.model.manifest import SpecialTokens, load_manifest
 from edge_runtime.model.prompt import Placeholder, PromptBuilder, TokenGrid
@@ -191,3 +191,29 @@ def test_text_beyond_the_context_is_refused_before_it_is_tokenized(
 )
 def test_no_text_has_fewer_tokens_than_its_lower_bound(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text))
+
+
+SWITCH = "{{ messages[0].content[0].text }}{% if enable_thinking %}<think>\n{% endif %}"
+
+
+def test_request_switches_thinking_where_the_template_can(
+    tmp_path: Path, tokenizer: Tokenizer, special: SpecialTokens
+) -> None:
+    (tmp_path / "t.jinja").write_text(SWITCH)
+    builder = PromptBuilder(tokenizer, ChatTemplate(tmp_path / "t.jinja"), special)
+    thinks = {
+        wish: builder.build(user("a"), [], enable_thinking=wish).starts_in_reasoning for wish in (None, False, True)
+    }
+    assert thinks == {None: False, False: False, True: True}
+
+
+@pytest.mark.parametrize(("opening", "habit"), [("", "never reasons"), ("<think>\n", "always reasons")])
+def test_thinking_that_a_template_cannot_do_is_refused(
+    opening: str, habit: str, tmp_path: Path, tokenizer: Tokenizer, special: SpecialTokens
+) -> None:
+    (tmp_path / "t.jinja").write_text("{{ messages[0].content[0].text }}" + opening)
+    builder = PromptBuilder(tokenizer, ChatTemplate(tmp_path / "t.jinja"), special)
+    always = bool(opening)
+    assert builder.build(user("a"), [], enable_thinking=always).starts_in_reasoning is always
+    with pytest.raises(BadParameter, match=habit):
+        builder.build(user("a"), [], enable_thinking=not always)

@@ -32,6 +32,7 @@ class Untrained:
 
     made: Parts
     settle_steps: int
+    rate: float = 1.0
 
     def parts(self) -> Parts:
         return self.made

@@ -38,11 +38,14 @@ def test_request_arrives_as_it_was_made(serve: Serve) -> None:
     running = serve()
     sampling = SamplingParams(0.5, 7, 0.9, 0.1, 1.1, 0.2, 0.3, 2**63 - 1)
     with Client(running.address) as client:
-        stream = client.generate(question("count 1"), sampling=sampling, max_tokens=3, stop=["a", "b"], num_logprobs=2)
+        stream = client.generate(
+            question("count 1"), sampling=sampling, max_tokens=3, stop=["a", "b"], enable_thinking=True, num_logprobs=2
+        )
         assert stream.result.text == "0 "
     (request,) = running.engine.requests
     assert request.sampling == sampling
     assert (request.max_tokens, request.stop, request.num_logprobs) == (3, ("a", "b"), 2)
+    assert request.enable_thinking is True
 
 
 def test_pictures_arrive_as_they_were_given(serve: Serve) -> None:
