@@ -37,8 +37,7 @@ def main() -> None:
     folder.mkdir(parents=True)
     bundle, address = str(folder / "pocket-int4"), f"ipc://{folder}/edge.sock"
 
-    # No gate: what these weights lose in INT4 is known in answers, see pocket/reports.
-    run("edge-export", str(CHECKPOINT), bundle, "--weights", "int4", "--flavour", flavour(), "--no-gate")
+    run("edge-export", str(CHECKPOINT), bundle, "--weights", "int4", "--flavour", flavour())
     server = start("edge-runtime", "serve", bundle, "--bind", address, stdout=subprocess.PIPE)
     try:
         wait_until_serving(server, address)

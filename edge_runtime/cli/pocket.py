@@ -68,7 +68,6 @@ def pocket_bundle(source: Path, cache: Path) -> Path:
     typer.secho(f"exporting pocket to {bundle}; this happens once", dim=True, err=True)
     cache.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "edge_export", str(source), str(bundle), "--weights", "int4", "--flavour", flavour]
-    command += ["--no-gate"]  # what these weights lose in INT4 is known in answers: pocket/reports
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
     if not (bundle / "manifest.json").is_file():  # another process may have been first: that is as good
         raise BundleError(f"exporting pocket to {bundle} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
