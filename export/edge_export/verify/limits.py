@@ -49,7 +49,7 @@ EXACT = Limits(0.99999, max_abs_logit_error=1e-3, max_mean_kl=1e-6, max_rounded_
 # What rounding costs was measured on random tiny models, the worst there are: nothing in them was trained to be robust.
 # Over 4 seeds, 3 shapes of 4 and 6 layers, block sizes 32 and 64: int8 KL 0.008 to 0.022 and 84 to 95 of 96 greedy
 # tokens equal; int4 KL 0.5 to 2.1 and 19 to 72 of 96; outputs that have nothing to do with each other are some 16 nats
-# apart. To equally rounded weights both come within 0.0018 a layer: ONNX Runtime rounds activations, and such errors add
+# apart. To equally rounded weights both come within 0.0018 a layer: ONNX Runtime rounds activations, and errors add
 # up over layers. Flavour edge rounds those that meet int4 weights more coarsely (decision 24): there it is 0.0047. A
 # 4-layer model that loses DeepStack is at 0.006 a layer or more, on top.
 # Vision cosines were measured on a trained tower, as a random one hides mistakes: 0.9948 in int8, 0.953 and less with
