@@ -21,7 +21,7 @@ from edge_kernels.library import KernelError, KernelLibrary
 
 BIN = Path(sys.executable).parent
 CHECKPOINT = Path(__file__).parents[1] / "pocket" / "weights"
-QUESTIONS = ("What is the title?", "Where is the Save button?", "Turn on Night mode.")
+QUESTIONS = ("What is the title?", "Where is the Save button?", "Click Cancel.")
 _PLACE = re.compile(r'\((\d+), (\d+)\)|"x":(\d+),"y":(\d+)')
 _MARK = (220, 30, 60)
 

@@ -26,13 +26,14 @@ class BundleModel:
 
     def __call__(self, images: Sequence[Image], messages: Messages) -> str:
         """The answer's text, without any thought."""
-        return self._finish(images, messages).text
+        return self.finish(images, messages).text
 
     def token_ids(self, images: Sequence[Image], messages: Messages) -> list[int]:
         """The answer's tokens, the end token included."""
-        return list(self._finish(images, messages).token_ids)
+        return list(self.finish(images, messages).token_ids)
 
-    def _finish(self, images: Sequence[Image], messages: Messages) -> Finished:
+    def finish(self, images: Sequence[Image], messages: Messages) -> Finished:
+        """The whole ending: answer, thought and tokens. Raises the `EdgeError` that the request failed with."""
         request = GenerationRequest(
             "eval", _conversation(images, messages), max_tokens=self._max_tokens, enable_thinking=self._think or None
         )

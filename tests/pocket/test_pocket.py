@@ -78,3 +78,11 @@ def test_it_is_about_as_good_as_its_report_says(results: list[Result], metric: s
     mean, count = means(results)[metric]
     assert count >= 10
     assert mean >= at_least
+
+
+def test_it_thinks_when_asked_to_and_only_then(bundle: Path, cases: list[Case]) -> None:
+    asked = [case for case in cases if case.turn.task == "point"][:5]
+    for think in (False, True):
+        model = BundleModel(bundle, max_tokens=160, think=think)
+        thoughts = [model.finish(case.images, case.messages).reasoning for case in asked]
+        assert [bool(thought) for thought in thoughts] == [think] * len(asked)
