@@ -217,6 +217,10 @@ def _blocks(c: Composer) -> None:
         c.add("title", row, x, c.width - x - 4)
         areas = (0, row) if row > 3 else (row + c.rng.choice((1, 2, 2, 3)), c.rows)
     _cut(c, (0, c.width), areas, 3)
+    tabs = [index for index, widget in enumerate(c.widgets) if widget.kind == "tab"]
+    selected = c.rng.choice(tabs) if tabs else None
+    for index in tabs:
+        c.widgets[index] = replace(c.widgets[index], state=TOGGLES["tab"][index != selected])
 
 
 def _cut(c: Composer, across: tuple[int, int], rows: tuple[int, int], depth: int) -> None:
