@@ -107,8 +107,13 @@ class Chat:
         return AWAY if token == AWAY else (self.images[-1] + token) * COLUMNS + column
 
 
-def build_chat(rng: Random, turns: list[Turn], screens: list[Screen], max_text: int = 200) -> Chat:
-    """One sequence about one or two equally sized screens: the `turns` that fit `max_text` tokens."""
+def build_chat(
+    rng: Random, turns: list[Turn], screens: list[Screen], max_text: int = 200, thinking: float = 0.25
+) -> Chat:
+    """One sequence about one or two equally sized screens: the `turns` that fit `max_text` tokens.
+
+    A share `thinking` of the answers follow a thought.
+    """
     chat = Chat()
     fan = rng.random() < 0.6
     start = chat.text("<|im_start|>user\n", 0, 0, learn=False)
@@ -125,7 +130,7 @@ def build_chat(rng: Random, turns: list[Turn], screens: list[Screen], max_text: 
             position = start
         elif number:
             position = chat.text("\n<|im_start|>user\n", position, 0, learn=False)
-        position = chat.turn(turn, position, segment, rng.random() < 0.25, screens[-1])
+        position = chat.turn(turn, position, segment, rng.random() < thinking, screens[-1])
     return chat
 
 

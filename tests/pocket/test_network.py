@@ -109,7 +109,7 @@ def test_training_chats_are_what_the_template_writes(checkpoint: Path) -> None:
     template = tokenizer.apply_chat_template(messages, tokenize=False).replace("<|image_pad|>", "<|image_pad|>" * 2)
     chains = 0
     for seed in range(20):  # some are fans: every question as if it were the first
-        chat = build_chat(Random(seed), turns, [Screen(64, 32)])
+        chat = build_chat(Random(seed), turns, [Screen(64, 32)], thinking=0.0)
         batch = stack_chats([chat])
         learned = [index for index in batch.labels[0].tolist() if index != NO_LOSS]
         assert load().decode(learned, skip_special_tokens=False) == "button<|im_end|>item<|im_end|>"
@@ -118,6 +118,27 @@ def test_training_chats_are_what_the_template_writes(checkpoint: Path) -> None:
             assert load().decode(chat.ids, skip_special_tokens=False) + "\n" == template
             assert chat.ids + load().encode("\n").ids == tokenizer(template)["input_ids"]
     assert chains
+
+
+@pytest.mark.parametrize("thought", ["Pay is a button.", ""])
+def test_a_thought_begins_where_the_template_opens_it(checkpoint: Path, thought: str) -> None:
+    from random import Random
+
+    from transformers import AutoTokenizer
+
+    from pocket.screens.screen import Screen
+
+    load_tokenizer: Any = AutoTokenizer.from_pretrained
+    tokenizer = load_tokenizer(checkpoint)
+    question = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is Pay?"}]}]
+    opened = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    prompt = tokenizer(opened.replace("<|image_pad|>", "<|image_pad|>" * 2), add_special_tokens=False)["input_ids"]
+    turn = Turn("kind", "What is Pay?", "button", thought)
+    chat = build_chat(Random(0), [turn], [Screen(64, 32)], thinking=1.0)
+    assert chat.ids[: len(prompt)] == prompt
+    assert (
+        load().decode(chat.ids[len(prompt) :], skip_special_tokens=False) == f"{thought}\n</think>\n\nbutton<|im_end|>"
+    )
 
 
 @pytest.mark.parametrize("shape", [(96, 160), (256, 224)])
