@@ -13,7 +13,7 @@ import weakref
 from collections.abc import AsyncIterator, Sequence
 
 from edge_runtime.engine.events import Delta, Failed, Finished
-from edge_runtime.engine.request import GenerationRequest, SamplingParams
+from edge_runtime.engine.request import SamplingParams
 from edge_runtime.errors import Cancelled
 from edge_runtime.model.conversation import Message
 from edge_runtime.serving import messages as wire
@@ -120,16 +120,7 @@ class AsyncClient:
         Raises `BadParameter` or `BadImage` for what can be seen here; the stream raises everything else.
         """
         request_id = str(next(self._numbers))
-        request = GenerationRequest(
-            request_id=request_id,
-            messages=tuple(messages),
-            sampling=sampling or SamplingParams(),
-            max_tokens=max_tokens,
-            stop=tuple(stop),
-            enable_thinking=enable_thinking,
-            num_logprobs=num_logprobs,
-        )
-        frames = request_frames(request)
+        frames = request_frames(request_id, messages, sampling, max_tokens, stop, enable_thinking, num_logprobs)
         stream = AsyncStream(self, self._link, request_id)
         self._link.start(request_id, frames, stream.deliver)
         return stream

@@ -90,8 +90,25 @@ class _Pictures:
 # ---- requests: engine -> wire ----------------------------------------------------------------------------------
 
 
-def request_frames(request: GenerationRequest) -> list[bytes]:
-    """The whole message of a client that asks for an answer. Raises `BadImage`."""
+def request_frames(  # noqa: PLR0913, PLR0917 - what a client may ask for
+    request_id: str,
+    messages: Sequence[Message],
+    sampling: SamplingParams | None,
+    max_tokens: int,
+    stop: Sequence[str],
+    enable_thinking: bool | None,
+    num_logprobs: int | None,
+) -> list[bytes]:
+    """The whole message of a client that asks for an answer. Raises `BadParameter` or `BadImage`."""
+    request = GenerationRequest(
+        request_id=request_id,
+        messages=tuple(messages),
+        sampling=sampling or SamplingParams(),
+        max_tokens=max_tokens,
+        stop=tuple(stop),
+        enable_thinking=enable_thinking,
+        num_logprobs=num_logprobs,
+    )
     header, frames = request_to_wire(request)
     return [wire.encode(header), *frames]
 
