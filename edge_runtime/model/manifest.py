@@ -15,7 +15,8 @@ import msgspec
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: the vision graph runs in segments."""
 MANIFEST_NAME = "manifest.json"
 
 Flavour = Literal["portable", "edge"]
@@ -204,6 +205,23 @@ class Manifest(_Record, frozen=True, kw_only=True):
     exporter_version: str
     tensor_errors: tuple[TensorError, ...]
     parity: ParityReport | None = None
+
+
+def vision_segments(vision: VisionArchitecture) -> tuple[dict[str, int], ...]:
+    """The segments of the vision graph in order: the outputs of each, by name, with the width of their rows.
+
+    The last output of a segment that ends a tapped block is that block's DeepStack features.
+    """
+    hidden, taps = vision.hidden_size, vision.deepstack_layers
+    segments = []
+    for index in range(vision.depth + 1):
+        outputs = {f"stream.{index}": hidden, f"qkv.{index}": 3 * hidden}
+        if index == vision.depth:
+            outputs = {"image_embeds": vision.out_hidden_size}
+        if index - 1 in taps:
+            outputs[f"deepstack.{taps.index(index - 1)}"] = vision.out_hidden_size
+        segments.append(outputs)
+    return tuple(segments)
 
 
 def kv_dtypes(flavour: Flavour) -> tuple[KVDtype, ...]:
