@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.manifest import Flavour, VisionArchitecture, vision_segments
+from edge_runtime.model.manifest import VisionArchitecture, vision_segments
 from edge_runtime.model.session import Array, Graph
 from edge_runtime.vision.positions import PatchPositions, patch_positions
 
-_MAX_PAIRS = {"portable": 1 << 24, "edge": 1 << 25}
-"""Pairs of patches whose attention one run computes at most: some tenth of a second of one block on two cores.
+MAX_PAIRS = {"portable": 1 << 24, "edge": 1 << 25}
+"""By flavour: pairs of patches whose attention one run computes at most, some tenths of a second on two cores.
 
 Of a frame that has more, a run takes fewer rows; of one that has fewer, one call of `advance` makes several runs.
 """
@@ -36,10 +36,13 @@ class VisionFeatures:
 class VisionEncoder:
     """Runs the vision graph, one temporal patch (an image, or a pair of video frames) at a time."""
 
-    def __init__(self, graph: Graph, architecture: VisionArchitecture, flavour: Flavour = "portable") -> None:
+    def __init__(
+        self, graph: Graph, architecture: VisionArchitecture, *, max_pairs: int = MAX_PAIRS["portable"]
+    ) -> None:
+        """`max_pairs`: how much an encoding does at a time, see `MAX_PAIRS`."""
         self._graph = graph
         self._architecture = architecture
-        self._max_pairs = _MAX_PAIRS[flavour]
+        self._max_pairs = max_pairs
 
     def begin(self, pixel_values: NDArray[np.float32], grid_h: int, grid_w: int) -> Encoding:
         """Get ready to encode `pixel_values` [grid_h * grid_w, patch_dim], rows in merge order; runs nothing yet."""
@@ -70,6 +73,8 @@ class Encoding:
         "_architecture",
         "_graph",
         "_max_pairs",
+        "_max_rows",
+        "_next_qkv",
         "_pixel_values",
         "_positions",
         "_qkv",
@@ -93,21 +98,24 @@ class Encoding:
         self._pixel_values: NDArray[np.float32] | None
         self._pixel_values, self._positions = frame
         num_patches, hidden = len(frame[0]), architecture.hidden_size
-        # What a segment reads and what it writes; they change places after each. In memory of our own: an output inside
-        # the arena would keep its surroundings from being given back.
-        self._stream = [np.empty((num_patches, hidden), np.float32) for _ in range(2)]
-        self._qkv = [np.empty((num_patches, 3 * hidden), np.float32) for _ in range(2)]
+        merge = architecture.spatial_merge_size**2
+        self._max_rows = max(max_pairs // max(num_patches, 1) // merge, 1) * merge  # whole merged tokens
+        # In memory of our own: an output inside the arena would keep its surroundings from being given back. A segment's
+        # last operators write over what its first ones have read; only q, k and v are still needed by runs of other rows.
+        self._stream = np.empty((num_patches, hidden), np.float32)
+        self._qkv = np.empty((num_patches, 3 * hidden), np.float32)
+        self._next_qkv = np.empty_like(self._qkv) if self._max_rows < num_patches else self._qkv
         self._segments = vision_segments(architecture)
         self._segment = 0
         self._row = 0
-        num_tokens = num_patches // architecture.spatial_merge_size**2
+        num_tokens = num_patches // merge
         embeds = np.empty((num_tokens, architecture.out_hidden_size), np.float32)
         deepstack = np.empty((len(architecture.deepstack_layers), *embeds.shape), np.float32)
         self.features = VisionFeatures(embeds, deepstack)
         """Complete once `advance` has said so."""
 
     def advance(self, cancel: CancelToken) -> bool:
-        """Do the next runs, about `_MAX_PAIRS` of work; return whether that was all. Raises `Cancelled`."""
+        """Do the next runs, about `max_pairs` of work; return whether that was all. Raises `Cancelled`."""
         left = self._max_pairs
         while True:
             rows = self._next_rows()
@@ -121,25 +129,22 @@ class Encoding:
 
     def _next_rows(self) -> slice:
         """The rows of the next run: all that are left of this segment, or as many as one run may have."""
-        num_patches, merge = len(self._stream[0]), self._architecture.spatial_merge_size**2
-        most = max(self._max_pairs // num_patches // merge, 1) * merge  # whole merged tokens
-        return slice(self._row, min(self._row + most, num_patches))
+        return slice(self._row, min(self._row + self._max_rows, len(self._stream)))
 
     def _num_pairs(self, rows: slice) -> int:
-        return (rows.stop - rows.start) * len(self._stream[0])
+        return (rows.stop - rows.start) * len(self._stream)
 
     def _move_past(self, rows: slice) -> None:
         self._row = rows.stop
-        if self._row == len(self._stream[0]):
+        if self._row == len(self._stream):
             self._row = 0
             self._segment += 1
-            self._stream.reverse()
-            self._qkv.reverse()
+            self._qkv, self._next_qkv = self._next_qkv, self._qkv
             self._pixel_values = None
 
     def _run(self, rows: slice, cancel: CancelToken) -> None:
         """Run the current segment for `rows`."""
-        is_last = self._segment + 1 == len(self._segments) and rows.stop == len(self._stream[0])
+        is_last = self._segment + 1 == len(self._segments) and rows.stop == len(self._stream)
         self._graph.run(self._inputs(rows), self._outputs(rows), cancel, keep_memory=not is_last)
 
     def _inputs(self, rows: slice) -> dict[str, Array]:
@@ -152,12 +157,12 @@ class Encoding:
             "pos_weight": positions.pos_weight[:, :0],
             "rope_cos": positions.rope_cos,
             "rope_sin": positions.rope_sin,
-            "stream": self._stream[0][:0],
-            "qkv": self._qkv[0],
+            "stream": self._stream[:0],
+            "qkv": self._qkv,
             "query_rows": np.array([rows.start, rows.stop], np.int64),
         }
         if self._pixel_values is None:
-            inputs["stream"] = self._stream[0][rows]
+            inputs["stream"] = self._stream[rows]
         else:
             inputs["pixel_values"] = self._pixel_values[rows]
             inputs["pos_index"], inputs["pos_weight"] = positions.pos_index[:, rows], positions.pos_weight[:, rows]
@@ -171,9 +176,9 @@ class Encoding:
         for name in self._segments[self._segment]:
             kind, _, index = name.partition(".")
             if kind == "stream":
-                outputs[name] = self._stream[1][rows]
+                outputs[name] = self._stream[rows]
             elif kind == "qkv":
-                outputs[name] = self._qkv[1][rows]
+                outputs[name] = self._next_qkv[rows]
             elif kind == "deepstack":
                 outputs[name] = self.features.deepstack[int(index), tokens]
             else:

@@ -13,6 +13,7 @@ import pytest
 from edge_runtime.engine.events import Delta, Event, Failed, Finished, Timings
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import BadImage, Cancelled, EdgeError
+from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, TextPart, VideoPart
 from edge_runtime.serving.messages import VideoSampling
 from edge_runtime.serving.server import Server
@@ -36,7 +37,7 @@ class FakeEngine:
 
     `count N`: N words, then `Finished`; `hold`: one word, then nothing until cancelled; `silent`: nothing until
     cancelled; `flood`: long words until cancelled; `parts`: what the message was made of; `refuse`: an error in
-    `submit`; `break`: a bug in `submit`; `crash`: a bug in `step`.
+    `prepare`; `break`: a bug in `prepare`; `crash`: a bug in `step`.
     """
 
     def __init__(self) -> None:
@@ -50,13 +51,16 @@ class FakeEngine:
     def has_work(self) -> bool:
         return bool(self.running)
 
-    def submit(self, request: GenerationRequest) -> None:
+    def prepare(self, request: GenerationRequest, cancel: CancelToken) -> GenerationRequest:
         prompt = _prompt(request)
         self.requests.append(request)
         if prompt == "refuse":
             raise BadImage("no such picture")
         if prompt == "break":
             raise ZeroDivisionError
+        return request
+
+    def add(self, request: GenerationRequest) -> None:
         with self.changed:
             self.running[request.request_id] = (request, [])
             self.changed.notify_all()
