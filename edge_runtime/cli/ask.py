@@ -35,9 +35,15 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this much probability.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Leave out tokens below this share of the likeliest one.")] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens seen before are less likely.")] = 1.0,
+    presence_penalty: Annotated[
+        float, typer.Option(help="Above 0: tokens of the answer so far are less likely; 1.5 against endless repeating.")
+    ] = 0.0,
+    frequency_penalty: Annotated[
+        float, typer.Option(help="Above 0: the same, and more so the more often they came.")
+    ] = 0.0,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     logprobs: Annotated[int | None, typer.Option(help="With --json: this many likeliest tokens at each place.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Shrink images to this, for a bundle folder.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Make images and video frames no larger than this.")] = None,
     profile: Annotated[str, typer.Option(help="Device profile, for a bundle folder.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The answer only: no memory plan, no timings.")] = False,
@@ -46,8 +52,9 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
 
     Greedy unless told otherwise, whatever the model's makers recommend for sampling (`edge-runtime inspect` shows it).
     """
-    from edge_runtime.cli.printing import AnswerPrinter, JsonPrinter, print_plan  # noqa: PLC0415
-    from edge_runtime.cli.targets import LocalOptions, Question, open_target  # noqa: PLC0415
+    from edge_runtime.cli.printing import AnswerPrinter, JsonPrinter, print_plan, print_remark  # noqa: PLC0415
+    from edge_runtime.cli.question import Question  # noqa: PLC0415
+    from edge_runtime.cli.targets import LocalOptions, open_target  # noqa: PLC0415
     from edge_runtime.engine.request import SamplingParams  # noqa: PLC0415
 
     question = Question(
@@ -61,15 +68,21 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
             top_p=top_p,
             min_p=min_p,
             repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
             seed=seed,
         ),
         max_tokens=max_tokens,
         stop=tuple(stop or ()),
         enable_thinking=think,
         num_logprobs=logprobs,
+        max_pixels=max_pixels,
     )
-    printer = JsonPrinter() if json else AnswerPrinter(is_terminal=sys.stdout.isatty(), quiet=quiet)
-    local = LocalOptions(profile, max_pixels, None if json or quiet else print_plan)
-    with open_target(target, local) as answers:
+    silent = json or quiet
+    printer = (
+        JsonPrinter() if json else AnswerPrinter(is_terminal=sys.stdout.isatty(), quiet=quiet, max_tokens=max_tokens)
+    )
+    local = LocalOptions(profile, max_pixels, None if silent else print_plan)
+    with open_target(target, local, None if silent else print_remark) as answers:
         for event in answers(question):
             printer.show(event)
