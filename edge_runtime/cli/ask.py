@@ -35,6 +35,17 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens seen before are less likely.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     logprobs: Annotated[int | None, typer.Option(help="With --json: this many likeliest tokens at each place.")] = None,
+    stop_on_repetition: Annotated[
+        bool,
+        typer.Option(
+            "--stop-on-repetition/--no-stop-on-repetition",
+            help="End an answer that only repeats itself, word for word.",
+        ),
+    ] = True,
+    parse_special: Annotated[
+        bool,
+        typer.Option("--parse-special", help="Let control tokens spelled in the question, as <|im_end|>, take effect."),
+    ] = False,
     max_pixels: Annotated[int | None, typer.Option(help="Shrink images to this, for a bundle folder.")] = None,
     profile: Annotated[str, typer.Option(help="Device profile, for a bundle folder.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
@@ -65,6 +76,8 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
         stop=tuple(stop or ()),
         enable_thinking=think,
         num_logprobs=logprobs,
+        stop_on_repetition=stop_on_repetition,
+        parse_special=parse_special,
     )
     printer = JsonPrinter() if json else AnswerPrinter(is_terminal=sys.stdout.isatty(), quiet=quiet)
     local = LocalOptions(profile, max_pixels, None if json or quiet else print_plan)
