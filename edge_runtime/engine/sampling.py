@@ -161,7 +161,7 @@ def _wide_nucleus(weights: NDArray[np.float32], wanted: float) -> NDArray[np.int
     return np.flatnonzero(kept)
 
 
-def _reaching_bucket(buckets: NDArray[np.uint32], weights: NDArray[np.float32], wanted: float) -> tuple[int, float]:
+def _reaching_bucket(buckets: NDArray[Any], weights: NDArray[np.float32], wanted: float) -> tuple[int, float]:
     """The last bucket, counted from the highest, that is needed for a sum of `wanted`; and what it has to bring."""
     reached = np.cumsum(np.bincount(buckets, weights=weights, minlength=1 << 16)[::-1])[::-1]  # it and all above
     last = int(np.flatnonzero(reached >= min(wanted, reached[0]))[-1])
