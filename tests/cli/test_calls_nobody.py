@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import skip_without
+
 RUNTIME = [sys.executable, "-c", "from edge_runtime.cli.main import app; app(prog_name='edge-runtime')"]
 EXPORT = [sys.executable, "-c", "from edge_export.cli import app; app(prog_name='edge-export')"]
 SERVE_AND_ASK = """
@@ -90,10 +92,10 @@ def test_nothing_is_left_in_a_fresh_home(room: Room, command: str) -> None:
 def strace(tmp_path: Path) -> list[str]:
     """A command that follows another, with all it starts, and writes every socket it opens to `sockets`."""
     if shutil.which("strace") is None:
-        pytest.skip("needs strace")
+        skip_without("strace", "apt install strace")
     command = ["strace", "-f", "-qq", "-e", "trace=socket,connect", "-o", str(tmp_path / "sockets")]
     if subprocess.run([*command, "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("strace may not trace processes here")
+        skip_without("leave to trace processes", "a machine or container that allows ptrace")
     caller = [sys.executable, "-c", "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"]
     subprocess.run([*command, *caller], check=True)
     assert internet_sockets(tmp_path) != []
@@ -115,7 +117,7 @@ def test_no_connection_is_tried(room: Room, strace: list[str], command: str) -> 
 def test_it_works_without_a_network(room: Room, command: str) -> None:
     unshare = ["unshare", "--map-root-user", "--net"]
     if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], check=False).returncode != 0:
-        pytest.skip("needs unshare, and the right to make a network namespace")
+        skip_without("leave to make a network namespace", "a machine or container that allows user namespaces")
     room.run(command, unshare)
 
 
