@@ -73,10 +73,12 @@ class Generate(_Message, frozen=True, tag="generate"):
 
     id: RequestId
     messages: tuple[ChatMessage, ...]
-    max_tokens: int = 1024
+    max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     enable_thinking: bool | None = None
     num_logprobs: int | None = None
+    stop_on_repetition: bool = False
+    parse_special: bool = False
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0

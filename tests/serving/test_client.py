@@ -39,13 +39,27 @@ def test_request_arrives_as_it_was_made(serve: Serve) -> None:
     sampling = SamplingParams(0.5, 7, 0.9, 0.1, 1.1, 0.2, 0.3, 2**63 - 1)
     with Client(running.address) as client:
         stream = client.generate(
-            question("count 1"), sampling=sampling, max_tokens=3, stop=["a", "b"], enable_thinking=True, num_logprobs=2
+            question("count 1"),
+            sampling=sampling,
+            max_tokens=3,
+            stop=["a", "b"],
+            enable_thinking=True,
+            num_logprobs=2,
+            stop_on_repetition=True,
+            parse_special=True,
         )
         assert stream.result.text == "0 "
     (request,) = running.engine.requests
     assert request.sampling == sampling
     assert (request.max_tokens, request.stop, request.num_logprobs) == (3, ("a", "b"), 2)
-    assert request.enable_thinking is True
+    assert (request.enable_thinking, request.stop_on_repetition, request.parse_special) == (True, True, True)
+
+
+def test_a_length_that_nobody_gave_is_the_servers_to_choose(serve: Serve) -> None:
+    running = serve()
+    with Client(running.address) as client:
+        client.ask("count 1")
+    assert [request.max_tokens for request in running.engine.requests] == [None]
 
 
 def test_pictures_arrive_as_they_were_given(serve: Serve) -> None:
