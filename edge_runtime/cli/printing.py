@@ -26,7 +26,7 @@ class Printer(Protocol):
 class AnswerPrinter:
     """Text as it comes, reasoning dimmed, and a line of timings (on stderr, so that a file gets the answer only)."""
 
-    def __init__(self, *, is_terminal: bool, quiet: bool = False, max_tokens: int | None = None) -> None:
+    def __init__(self, is_terminal: bool, quiet: bool = False, max_tokens: int | None = None) -> None:
         """`max_tokens` as it was asked for: an answer that is cut off sooner has filled the context."""
         self._channel: str | None = None
         self._is_terminal = is_terminal
@@ -95,6 +95,8 @@ def print_remark(text: str) -> None:
 
 def describe_ending(ended: Finished, max_tokens: int) -> str | None:
     """Why an answer is not as long as it would be; None where the model itself ended it."""
+    if ended.finish_reason == "repetition":
+        return "the answer only repeated itself and was ended; --no-stop-on-repetition lets it go on"
     if ended.finish_reason != "length":
         return None
     count = len(ended.token_ids)

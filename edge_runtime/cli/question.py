@@ -55,6 +55,8 @@ class Question:
     stop: tuple[str, ...]
     enable_thinking: bool | None
     num_logprobs: int | None
+    stop_on_repetition: bool = True
+    parse_special: bool = False
     max_pixels: int | None = None
     """Pictures are made smaller than this, whatever the one who answers could take."""
 

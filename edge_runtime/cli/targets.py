@@ -69,6 +69,8 @@ def _ask_server(client: Client, question: Question, say: Say | None) -> Iterator
         stop=question.stop,
         enable_thinking=question.enable_thinking,
         num_logprobs=question.num_logprobs,
+        stop_on_repetition=question.stop_on_repetition,
+        parse_special=question.parse_special,
     )
     with stream:
         yield from stream
@@ -86,6 +88,8 @@ def _ask_engine(
         stop=question.stop,
         enable_thinking=question.enable_thinking,
         num_logprobs=question.num_logprobs,
+        stop_on_repetition=question.stop_on_repetition,
+        parse_special=question.parse_special,
     )
     if local.on_plan is not None:
         local.on_plan(planned.plan)

@@ -21,7 +21,7 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImagePart:
-    """One image: an encoded file (PNG, JPEG, WEBP, BMP) or decoded pixels, uint8 [H, W, 3] RGB.
+    """One image: an encoded file (PNG, JPEG, WEBP, BMP, GIF) or decoded pixels, uint8 [H, W, 3] RGB.
 
     `max_pixels` and `min_pixels` narrow the bundle's own limits for this image only.
     """

@@ -40,6 +40,8 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
         stop=header.stop,
         enable_thinking=header.enable_thinking,
         num_logprobs=header.num_logprobs,
+        stop_on_repetition=header.stop_on_repetition,
+        parse_special=header.parse_special,
     )
 
 
@@ -98,6 +100,8 @@ def request_frames(  # noqa: PLR0913, PLR0917 - what a client may ask for
     stop: Sequence[str],
     enable_thinking: bool | None,
     num_logprobs: int | None,
+    stop_on_repetition: bool,
+    parse_special: bool,
 ) -> list[bytes]:
     """The whole message of a client that asks for an answer. Raises `BadParameter` or `BadImage`."""
     request = GenerationRequest(
@@ -108,6 +112,8 @@ def request_frames(  # noqa: PLR0913, PLR0917 - what a client may ask for
         stop=tuple(stop),
         enable_thinking=enable_thinking,
         num_logprobs=num_logprobs,
+        stop_on_repetition=stop_on_repetition,
+        parse_special=parse_special,
     )
     header, frames = request_to_wire(request)
     return [wire.encode(header), *frames]
@@ -129,6 +135,8 @@ def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[byt
         stop=request.stop,
         enable_thinking=request.enable_thinking,
         num_logprobs=request.num_logprobs,
+        stop_on_repetition=request.stop_on_repetition,
+        parse_special=request.parse_special,
         **{name: getattr(request.sampling, name) for name in SamplingParams.__dataclass_fields__},
     )
     return header, frames

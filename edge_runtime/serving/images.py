@@ -6,19 +6,19 @@ Pixels travel raw: between two processes of one machine a copy is many times che
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from edge_runtime.errors import BadImage
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
+from edge_runtime.vision.image import pil_pixels
 
 ImageSource = str | Path | bytes | NDArray[np.uint8] | Image.Image
-"""A path, the bytes of a PNG, JPEG, WEBP or BMP file, uint8 [H, W, 3] RGB, or a PIL image."""
+"""A path, the bytes of a PNG, JPEG, WEBP, BMP or GIF file, uint8 [H, W, 3] RGB, or a PIL image."""
 
 
 def image_part(source: ImageSource, *, min_pixels: int | None = None, max_pixels: int | None = None) -> ImagePart:
@@ -35,15 +35,7 @@ def _picture(source: ImageSource) -> bytes | NDArray[np.uint8]:
         except OSError as error:
             raise BadImage(f"cannot read the image {source}: {error.strerror}") from error
     if isinstance(source, Image.Image):
-        upright = ImageOps.exif_transpose(source)
-        if upright.mode == "RGB":
-            return np.asarray(upright)
-        # The server's decoder knows what to do with alpha, palettes and 16 bits; PNG carries them all but CMYK & co.
-        if upright.mode not in ("1", "L", "LA", "I", "I;16", "P", "RGBA"):
-            return np.asarray(upright.convert("RGB"))
-        encoded = io.BytesIO()
-        upright.save(encoded, "PNG", compress_level=1)
-        return encoded.getvalue()
+        return pil_pixels(source)
     raise BadImage(f"{type(source).__name__} is not an image; wanted a path, bytes, uint8 [H, W, 3] or a PIL image")
 
 
