@@ -78,14 +78,7 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
         video=video,
         system=system,
         sampling=SamplingParams(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            seed=seed,
+            temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed
         ),
         max_tokens=max_tokens,
         stop=tuple(stop or ()),
