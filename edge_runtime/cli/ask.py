@@ -23,7 +23,9 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
     image: Annotated[list[Path] | None, typer.Option(help="An image about which it is; may be repeated.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video about which it is.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message before the question.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="The answer's length at most.")] = 1024,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="The answer's length at most; else 1024, or what the context leaves.")
+    ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.")] = None,
     think: Annotated[
         bool | None, typer.Option("--think/--no-think", help="Reason first or not, where the model leaves a choice.")

@@ -37,7 +37,7 @@ class Question:
     video: Path | None
     system: str | None
     sampling: SamplingParams
-    max_tokens: int
+    max_tokens: int | None
     stop: tuple[str, ...]
     enable_thinking: bool | None
     num_logprobs: int | None

@@ -63,7 +63,10 @@ class Chat:
     def __init__(
         self, request: GenerationRequest, prompt: PreparedPrompt, transcript: Transcript, submitted_s: float
     ) -> None:
-        """`prompt` and `transcript` are this chat's alone; `submitted_s` is a `time.perf_counter` reading."""
+        """`prompt` and `transcript` are this chat's alone; `submitted_s` is a `time.perf_counter` reading.
+
+        `request.max_tokens` is a number by now: the engine has filled in what the context has room for.
+        """
         self.request = request
         self.prompt = prompt
         self.prompt_ids: NDArray[np.int64] = prompt.input_ids  # [T]
@@ -93,7 +96,13 @@ class Chat:
     @property
     def max_context(self) -> int:
         """Room the chat may come to need, in tokens: prompt plus the longest answer asked for."""
-        return len(self.prompt_ids) + self.request.max_tokens
+        return len(self.prompt_ids) + self.max_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """How long the answer may become."""
+        assert self.request.max_tokens is not None
+        return self.request.max_tokens
 
     def step(self, num_tokens: int) -> Step:
         """The run of the next `num_tokens` of the log that are not cached yet; logits only where the log ends."""

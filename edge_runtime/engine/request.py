@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from edge_runtime.errors import BadParameter
 from edge_runtime.model.conversation import Message
 
+DEFAULT_MAX_TOKENS = 1024
+"""Length of an answer that nobody limited, where the context has room for so much."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -45,7 +48,8 @@ class GenerationRequest:
     request_id: str
     messages: tuple[Message, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    max_tokens: int = 1024
+    max_tokens: int | None = None
+    """Length of the answer, reasoning included; None: `DEFAULT_MAX_TOKENS`, or what the context leaves."""
     stop: tuple[str, ...] = ()
     enable_thinking: bool | None = None
     """Whether the model shall reason first, where its chat template leaves that open; None: as the template has it."""
@@ -54,7 +58,8 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a value outside its range."""
-        _check_whole("max_tokens", self.max_tokens, 1, 2**31)
+        if self.max_tokens is not None:
+            _check_whole("max_tokens", self.max_tokens, 1, 2**31)
         if self.num_logprobs is not None:
             _check_whole("num_logprobs", self.num_logprobs, 0, 20)
         if self.enable_thinking is not None and not isinstance(self.enable_thinking, bool):

@@ -110,7 +110,7 @@ class AsyncClient:
         messages: Sequence[Message],
         *,
         sampling: SamplingParams | None = None,
-        max_tokens: int = 1024,
+        max_tokens: int | None = None,
         stop: Sequence[str] = (),
         enable_thinking: bool | None = None,
         num_logprobs: int | None = None,
@@ -131,7 +131,7 @@ class AsyncClient:
         *,
         images: Sequence[ImageSource] = (),
         sampling: SamplingParams | None = None,
-        max_tokens: int = 1024,
+        max_tokens: int | None = None,
         stop: Sequence[str] = (),
     ) -> Finished:
         """The whole answer to one question about some images. Raises the `EdgeError` that ended the request."""

@@ -112,7 +112,7 @@ class Client:
         messages: Sequence[Message],
         *,
         sampling: SamplingParams | None = None,
-        max_tokens: int = 1024,
+        max_tokens: int | None = None,
         stop: Sequence[str] = (),
         enable_thinking: bool | None = None,
         num_logprobs: int | None = None,
@@ -133,7 +133,7 @@ class Client:
         *,
         images: Sequence[ImageSource] = (),
         sampling: SamplingParams | None = None,
-        max_tokens: int = 1024,
+        max_tokens: int | None = None,
         stop: Sequence[str] = (),
     ) -> Finished:
         """The whole answer to one question about some images. Raises the `EdgeError` that ended the request."""

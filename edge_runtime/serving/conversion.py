@@ -94,7 +94,7 @@ def request_frames(  # noqa: PLR0913, PLR0917 - what a client may ask for
     request_id: str,
     messages: Sequence[Message],
     sampling: SamplingParams | None,
-    max_tokens: int,
+    max_tokens: int | None,
     stop: Sequence[str],
     enable_thinking: bool | None,
     num_logprobs: int | None,

@@ -73,7 +73,7 @@ class Generate(_Message, frozen=True, tag="generate"):
 
     id: RequestId
     messages: tuple[ChatMessage, ...]
-    max_tokens: int = 1024
+    max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     enable_thinking: bool | None = None
     num_logprobs: int | None = None

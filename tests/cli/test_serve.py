@@ -13,12 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_runtime.devices.profile import list_profiles
 from edge_runtime.errors import ConnectionLost, ShuttingDown
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.images import question
 
 # Shells start what runs in the background with SIGINT ignored, and children inherit that.
 SIGINT_WORKS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+# An answer that is still being written when a test interrupts it, and that every profile has room for.
+LONG = min(profile.limits.context_tokens for profile in list_profiles()) - 256
 COMMAND = [sys.executable, "-c", SIGINT_WORKS + "from edge_runtime.cli.main import app; app()"]
 
 
@@ -72,7 +75,7 @@ def test_sigterm_ends_what_is_in_flight_and_exits_0(served: Callable[..., Served
     server = served()
     with Client(server.address) as client:
         short = client.generate(question("hello"), max_tokens=3)
-        long = client.generate(question("hello"), max_tokens=16_000)
+        long = client.generate(question("hello"), max_tokens=LONG)
         next(long)
         server.process.send_signal(signal.SIGTERM)
         assert short.result.finish_reason == "length"
@@ -98,7 +101,7 @@ def test_second_server_on_the_same_address(served: Callable[..., Served], tiny_b
 def test_killed_server_loses_requests_and_its_successor_serves_the_same_client(served: Callable[..., Served]) -> None:
     first = served()
     with Client(first.address) as client:
-        stream = client.generate(question("hello"), max_tokens=16_000)
+        stream = client.generate(question("hello"), max_tokens=LONG)
         next(stream)
         first.end(signal.SIGKILL)
         with pytest.raises(ConnectionLost, match="lost"):
@@ -109,7 +112,7 @@ def test_killed_server_loses_requests_and_its_successor_serves_the_same_client(s
 
 def test_interrupted_ask_exits_130_and_frees_the_server(served: Callable[..., Served]) -> None:
     server = served()
-    command = [*COMMAND, "ask", server.address, "hello", "--max-tokens", "16000"]
+    command = [*COMMAND, "ask", server.address, "hello", "--max-tokens", str(LONG)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.read(1)

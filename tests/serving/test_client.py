@@ -48,6 +48,13 @@ def test_request_arrives_as_it_was_made(serve: Serve) -> None:
     assert request.enable_thinking is True
 
 
+def test_a_length_that_nobody_gave_is_the_servers_to_choose(serve: Serve) -> None:
+    running = serve()
+    with Client(running.address) as client:
+        client.ask("count 1")
+    assert [request.max_tokens for request in running.engine.requests] == [None]
+
+
 def test_pictures_arrive_as_they_were_given(serve: Serve) -> None:
     pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     seen = ((2, 3, 3), int(pixels.sum()))
