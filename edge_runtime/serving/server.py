@@ -166,7 +166,8 @@ class Server:
             case wire.Ping():
                 self._delivery.post(identity, wire.Pong())
             case wire.Info():
-                self._delivery.post(identity, self._model.reply(message.id, self._settings.limits), keep=Keep.REFUSAL)
+                reply = self._model.reply(message.id, self._settings.limits, self._sessions.num_in_flight)
+                self._delivery.post(identity, reply, keep=Keep.REFUSAL)
 
     def _accept(self, identity: bytes, message: wire.Generate, frames: list[memoryview]) -> None:
         """Put a request into the queue, or raise why not."""

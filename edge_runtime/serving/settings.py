@@ -40,7 +40,7 @@ class ModelInfo:
     video: VideoSampling
     server_version: str
 
-    def reply(self, request_id: str, limits: Limits) -> InfoReply:
+    def reply(self, request_id: str, limits: Limits, in_flight: int) -> InfoReply:
         """The answer to an `Info`."""
         return InfoReply(
             id=request_id,
@@ -52,4 +52,5 @@ class ModelInfo:
             max_pixels=self.max_pixels,
             video=self.video,
             limits=limits,
+            in_flight=in_flight,
         )

@@ -10,6 +10,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ Serve = Callable[..., Any]
 def no_descriptors() -> Iterator[None]:
     """Nothing more can be opened in this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
     try:
         while held[-1] < highest:
@@ -152,7 +153,9 @@ def test_fork_begins_anew_in_the_child_and_changes_nothing_in_the_parent(serve: 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("wrong", [{"connect_s": "5"}, {"idle_s": 0}, {"first_token_s": float("nan")}, {"idle_s": True}])
+@pytest.mark.parametrize(
+    "wrong", [{"connect_s": "5"}, {"idle_s": 0}, {"first_token_s": float("nan")}, {"idle_s": True}]
+)
 def test_timeouts_that_are_no_times_are_refused(wrong: Any) -> None:
     with pytest.raises(BadParameter, match=f"timeout {next(iter(wrong))}"):
         Timeouts(**wrong)

@@ -167,8 +167,12 @@ def test_descriptor_that_is_not_a_connection_is_left_alone() -> None:
 
 
 def test_every_refusal_is_an_edge_error_and_leaves_no_descriptor(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    for address in (f"ipc://{tmp_path}/missing/s", f"ipc://{tmp_path}", "tcp://127.0.0.1:1" if os.getuid() else "ipc:///s/s"):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for address in (
+        f"ipc://{tmp_path}/missing/s",
+        f"ipc://{tmp_path}",
+        "tcp://127.0.0.1:1" if os.getuid() else "ipc:///s/s",
+    ):
         with pytest.raises(EdgeError):
             Listener(address, None, None)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
