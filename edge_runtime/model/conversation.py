@@ -27,7 +27,7 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImagePart:
-    """One image: an encoded file (PNG, JPEG, WEBP, BMP) or decoded pixels, uint8 [H, W, 3] RGB.
+    """One image: an encoded file (PNG, JPEG, WEBP, BMP, GIF) or decoded pixels, uint8 [H, W, 3] RGB.
 
     In a message for a client it may be whatever `serving.images.ImageSource` names: a path, a PIL image, grey or RGBA
     pixels, a `data:` URL. The client makes bytes or pixels of it.

@@ -124,7 +124,7 @@ class AsyncClient:
         self._numbers = itertools.count(1)
         self._close = weakref.finalize(self, self._link.close)
 
-    def generate(
+    def generate(  # noqa: PLR0913 - what a client may ask for
         self,
         messages: Chat,
         *,
@@ -133,6 +133,8 @@ class AsyncClient:
         stop: str | Sequence[str] | None = None,
         enable_thinking: bool | None = None,
         num_logprobs: int | None = None,
+        stop_on_repetition: bool = False,
+        parse_special: bool = False,
     ) -> AsyncStream:
         """Ask for an answer and stream it. Pixels are copied, so the caller may reuse its arrays at once.
 
@@ -141,7 +143,17 @@ class AsyncClient:
         Raises `BadParameter`, `BadPrompt` or `BadImage` for what can be seen here; the stream raises everything else.
         """
         request_id = str(next(self._numbers))
-        frames = request_frames(request_id, messages, sampling, max_tokens, stop, enable_thinking, num_logprobs)
+        frames = request_frames(
+            request_id,
+            messages,
+            sampling,
+            max_tokens,
+            stop,
+            enable_thinking,
+            num_logprobs,
+            stop_on_repetition,
+            parse_special,
+        )
         stream = AsyncStream(self, self._link, request_id)
         self._link.start(request_id, frames, stream.deliver)
         return stream
@@ -157,6 +169,8 @@ class AsyncClient:
         stop: str | Sequence[str] | None = None,
         enable_thinking: bool | None = None,
         num_logprobs: int | None = None,
+        stop_on_repetition: bool = False,
+        parse_special: bool = False,
     ) -> Finished:
         """The whole answer to one question about an image, some images or none.
 
@@ -169,6 +183,8 @@ class AsyncClient:
             stop=stop,
             enable_thinking=enable_thinking,
             num_logprobs=num_logprobs,
+            stop_on_repetition=stop_on_repetition,
+            parse_special=parse_special,
         ) as stream:
             return await stream.result
 

@@ -107,7 +107,7 @@ class Client:
         self._numbers = itertools.count(1)
         self._close = weakref.finalize(self, self._link.close)
 
-    def generate(
+    def generate(  # noqa: PLR0913 - what a client may ask for
         self,
         messages: Chat,
         *,
@@ -116,6 +116,8 @@ class Client:
         stop: str | Sequence[str] | None = None,
         enable_thinking: bool | None = None,
         num_logprobs: int | None = None,
+        stop_on_repetition: bool = False,
+        parse_special: bool = False,
     ) -> Stream:
         """Ask for an answer and stream it. Pixels are copied, so the caller may reuse its arrays at once.
 
@@ -124,7 +126,17 @@ class Client:
         Raises `BadParameter`, `BadPrompt` or `BadImage` for what can be seen here; the stream raises everything else.
         """
         request_id = str(next(self._numbers))
-        frames = request_frames(request_id, messages, sampling, max_tokens, stop, enable_thinking, num_logprobs)
+        frames = request_frames(
+            request_id,
+            messages,
+            sampling,
+            max_tokens,
+            stop,
+            enable_thinking,
+            num_logprobs,
+            stop_on_repetition,
+            parse_special,
+        )
         stream = Stream(self, self._link, request_id)
         self._link.start(request_id, frames, stream.deliver)
         return stream
@@ -140,6 +152,8 @@ class Client:
         stop: str | Sequence[str] | None = None,
         enable_thinking: bool | None = None,
         num_logprobs: int | None = None,
+        stop_on_repetition: bool = False,
+        parse_special: bool = False,
     ) -> Finished:
         """The whole answer to one question about an image, some images or none.
 
@@ -152,6 +166,8 @@ class Client:
             stop=stop,
             enable_thinking=enable_thinking,
             num_logprobs=num_logprobs,
+            stop_on_repetition=stop_on_repetition,
+            parse_special=parse_special,
         ) as stream:
             return stream.result
 

@@ -38,6 +38,8 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
         stop=header.stop,
         enable_thinking=header.enable_thinking,
         num_logprobs=header.num_logprobs,
+        stop_on_repetition=header.stop_on_repetition,
+        parse_special=header.parse_special,
     )
 
 
@@ -96,6 +98,8 @@ def request_frames(  # noqa: PLR0913, PLR0917 - what a client may ask for
     stop: str | Sequence[str] | None,
     enable_thinking: bool | None,
     num_logprobs: int | None,
+    stop_on_repetition: bool,
+    parse_special: bool,
 ) -> list[bytes]:
     """The whole message of a client that asks for an answer.
 
@@ -111,6 +115,8 @@ def request_frames(  # noqa: PLR0913, PLR0917 - what a client may ask for
         stop=stop_strings(stop),
         enable_thinking=enable_thinking,
         num_logprobs=num_logprobs,
+        stop_on_repetition=stop_on_repetition,
+        parse_special=parse_special,
     )
     header, frames = request_to_wire(request)
     return [wire.encode(header), *frames]
@@ -132,6 +138,8 @@ def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[byt
         stop=request.stop,
         enable_thinking=request.enable_thinking,
         num_logprobs=request.num_logprobs,
+        stop_on_repetition=request.stop_on_repetition,
+        parse_special=request.parse_special,
         **{name: _plain(getattr(request.sampling, name)) for name in SamplingParams.__dataclass_fields__},
     )
     return header, frames

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import re
 import stat
 from collections.abc import Sequence
@@ -17,14 +16,15 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from edge_runtime.errors import BadImage, BadParameter, BadPrompt
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
+from edge_runtime.vision.image import pil_pixels
 
 ImageSource = str | Path | bytes | bytearray | memoryview | NDArray[np.uint8] | Image.Image
-"""A path, a `data:` URL, the bytes of a PNG, JPEG, WEBP or BMP file, a PIL image, or uint8 pixels: [H, W] or [H, W, 1]
-grey, [H, W, 3] RGB, [H, W, 4] RGBA. What is transparent is blended on white."""
+"""A path, a `data:` URL, the bytes of a PNG, JPEG, WEBP, BMP or GIF file, a PIL image, or uint8 pixels: [H, W] or
+[H, W, 1] grey, [H, W, 3] RGB, [H, W, 4] RGBA. What is transparent is blended on white."""
 
 _WANTED = "wanted a path, a data: URL, the bytes of an image file, a PIL image or uint8 [H, W, 3] RGB"
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?=//|[^\\/])")
@@ -77,22 +77,6 @@ def picture(source: object) -> bytes | NDArray[np.uint8]:
     raise BadImage(f"{type(source).__name__} is not an image; {_WANTED}")
 
 
-def pil_pixels(source: Image.Image) -> bytes | NDArray[np.uint8]:
-    """What a message carries of a PIL image."""
-    try:
-        upright = ImageOps.exif_transpose(source)
-        if upright.mode == "RGB":
-            return np.asarray(upright)
-        # The server's decoder knows what to do with alpha, palettes and 16 bits; PNG carries them all but CMYK & co.
-        if upright.mode not in ("1", "L", "LA", "I", "I;16", "P", "RGBA"):
-            return np.asarray(upright.convert("RGB"))
-        encoded = io.BytesIO()
-        upright.save(encoded, "PNG", compress_level=1)
-        return encoded.getvalue()
-    except Exception as error:
-        raise BadImage(f"the PIL image cannot be read: {error}") from error
-
-
 def _from_url(source: str, scheme: str) -> bytes:
     if scheme == "data":
         head, comma, body = source.partition(",")
@@ -123,7 +107,7 @@ def _short(source: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
 
 
-def _rgb(array: NDArray[np.generic]) -> bytes | NDArray[np.uint8]:
+def _rgb(array: NDArray[np.generic]) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] of an array of pixels: grey is repeated, transparency blended on white."""
     found = f"an array of {array.dtype} {list(array.shape)} is not a picture; wanted uint8 [H, W, 3], RGB"
     if array.dtype != np.uint8:

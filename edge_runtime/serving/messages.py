@@ -77,6 +77,8 @@ class Generate(_Message, frozen=True, tag="generate"):
     stop: tuple[str, ...] = ()
     enable_thinking: bool | None = None
     num_logprobs: int | None = None
+    stop_on_repetition: bool = False
+    parse_special: bool = False
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
