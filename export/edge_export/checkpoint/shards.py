@@ -39,6 +39,7 @@ def read_shards(folder: Path, warn: Warn) -> tuple[dict[str, TensorEntry], tuple
     """
     refuse_adapter_files(folder)
     single, index = folder / SINGLE_NAME, folder / INDEX_NAME
+    shards: tuple[Path, ...]
     if single.is_file():
         entries, shards = read_header(single), (single,)
         if index.exists() and not _names_only_single(index):
