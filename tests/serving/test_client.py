@@ -107,7 +107,7 @@ def test_image_sources(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((2, 2), np.uint8), np.zeros((2, 2, 3), np.float32), np.zeros((0, 2, 3), np.uint8)]
+    "array", [np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 3), np.float32), np.zeros((0, 2, 3), np.uint8)]
 )
 def test_arrays_that_are_no_pictures_are_refused_before_sending(array: Any) -> None:
     with Client("tcp://127.0.0.1:1") as client, pytest.raises(BadImage, match=r"wanted uint8 \[H, W, 3\]"):
@@ -245,7 +245,7 @@ async def test_async_stream_and_ask(serve: Serve) -> None:
     async with AsyncClient(serve().address) as client:
         async with client.generate(question("count 3")) as stream:
             assert [delta.text async for delta in stream] == ["0 ", "1 ", "2 "]
-            assert (await stream.result()).text == "0 1 2 "
+            assert (await stream.result).text == (await stream.result()).text == "0 1 2 "
         answers = await asyncio.gather(*(client.ask(f"count {n}") for n in range(1, 9)))
         assert [len(answer.token_ids) for answer in answers] == list(range(1, 9))
         assert (await client.info()).model == "fake"
