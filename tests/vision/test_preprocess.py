@@ -1,7 +1,6 @@
 import math
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -16,7 +15,6 @@ from edge_runtime.vision.patchify import Normalization, patchify
 from edge_runtime.vision.plan import MediaPlanner, temporal_patch_times
 from edge_runtime.vision.positions import patch_positions
 from edge_runtime.vision.resize import PixelRange, image_target_size, resize_image, video_target_size
-from edge_runtime.vision.video import read_video, sample_frame_indices
 
 QWEN3 = PixelRange(65_536, 16_777_216)
 LIMITS = ImageLimits()
@@ -220,38 +218,3 @@ def test_plan_keeps_to_the_memory_planners_cap(manifest: Manifest) -> None:
 
 def test_times_of_pairs() -> None:
     assert temporal_patch_times((0.0, 1.0, 3.0), 2) == (0.5, 3.0)
-
-
-def test_sampled_frames_are_spread_evenly(manifest: Manifest) -> None:
-    processor = manifest.video_processor  # 2 frames per second, at least 4
-    assert sample_frame_indices(90, 30.0, processor) == [0, 18, 36, 53, 71, 89]
-    assert sample_frame_indices(10, 30.0, processor) == [0, 3, 6, 9]
-    assert sample_frame_indices(3, 30.0, processor) == [0, 1, 2]
-
-
-def write_video(path: Path, num_frames: int) -> None:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (96, 64))
-    assert writer.isOpened()
-    for i in range(num_frames):
-        writer.write(np.full((64, 96, 3), (0, 0, 5 * i), np.uint8))  # BGR: red grows
-    writer.release()
-
-
-def test_video_file_is_sampled_in_order(tmp_path: Path, manifest: Manifest) -> None:
-    write_video(tmp_path / "v.avi", 30)
-    video = read_video(tmp_path / "v.avi", manifest.architecture.vision, manifest.video_processor)
-    indices = [0, 6, 12, 17, 23, 29]
-    assert video.timestamps_s == pytest.approx([index / 10 for index in indices])
-    assert [np.asarray(frame)[..., 0].mean() for frame in video.frames] == pytest.approx(
-        [5 * index for index in indices], abs=4
-    )
-    (plan,) = [MediaPlanner(manifest, LIMITS).plan(video)]
-    assert (plan.runs[0].height, plan.runs[0].width) == np.asarray(video.frames[0]).shape[:2]
-
-
-def test_video_files_that_cannot_be_read(tmp_path: Path, manifest: Manifest) -> None:
-    (tmp_path / "text.mp4").write_bytes(b"no video")
-    write_video(tmp_path / "one.avi", 1)
-    for name in ("text.mp4", "missing.mp4", "one.avi"):
-        with pytest.raises(BadImage):
-            read_video(tmp_path / name, manifest.architecture.vision, manifest.video_processor)
