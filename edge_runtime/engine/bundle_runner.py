@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -21,7 +21,7 @@ from edge_runtime.devices.profile import KVDtype
 from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.rescoring import Rescorer
-from edge_runtime.errors import BadImage, InternalError
+from edge_runtime.errors import BadImage, EdgeError, InternalError
 from edge_runtime.model.bundle import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, Bundle
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, media_parts
@@ -30,12 +30,12 @@ from edge_runtime.model.embeddings import TokenEmbeddings
 from edge_runtime.model.kv_cache import KVCache
 from edge_runtime.model.manifest import decoder_graph_name
 from edge_runtime.model.positions import RotaryTables, prompt_positions
-from edge_runtime.model.prompt import PromptBuilder, VisionSpan
+from edge_runtime.model.prompt import PromptBuilder, VisionSpan, refuse_overflow
 from edge_runtime.model.ragged_decoder import RaggedDecoder
 from edge_runtime.model.session import Graph, SessionSettings
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
-from edge_runtime.vision.decoding import PendingPixels, PictureDecoder
+from edge_runtime.vision.decoding import BadFrame, PendingPixels, PictureDecoder
 from edge_runtime.vision.encoder import MAX_PAIRS, Encoding, VisionEncoder, VisionFeatures
 from edge_runtime.vision.image import ImageLimits, Pixels
 from edge_runtime.vision.patchify import patchify
@@ -119,6 +119,7 @@ class BundleRunner:
             vision_graph.result(), manifest.architecture.vision, max_pairs=MAX_PAIRS[manifest.flavour]
         )
         self._decoder = decoder.result()
+        self._pictures.warm()  # now, when the cores are free, and not when the first picture waits for it
 
     @property
     def kv_cache(self) -> KVCache:
@@ -175,13 +176,15 @@ class BundleRunner:
                 places.setdefault(id(frame), place if isinstance(part, ImagePart) else f"{place}, frame {number}")
         try:
             sizes = dict(zip(pictures, self._pictures.sizes(list(pictures.values()), cancel), strict=True))
-        except BadImage as error:
-            raise BadImage(f"{list(places.values())[error.index or 0]}: {error}") from error
-        plans = []
+        except BadFrame as error:
+            raise BadImage(f"{list(places.values())[error.index]}: {error}") from error
+        plans, num_tokens = [], 0
         for place, part in media:
             cancel.raise_if_cancelled()
             with _named(place):
                 plans.append(self._media.plan(part, place, lambda frame: sizes[id(frame)]))
+            num_tokens += plans[-1].placeholder.num_tokens
+            refuse_overflow(num_tokens, "images and videos", self._max_context)  # however many more there are
         return plans
 
     def start_media(self, prompt: BundlePrompt) -> None:
@@ -191,7 +194,8 @@ class BundleRunner:
     def wait_for_media(self, prompt: BundlePrompt, timeout_s: float) -> None:
         """Wait until the pixels of the next run are there, or the time has passed."""
         if prompt.pixels is not None:
-            prompt.pixels.wait(timeout_s)
+            with suppress(EdgeError):  # what went wrong is for `encode_next` to say
+                prompt.pixels.result(timeout_s)
 
     def encode_next(self, prompt: BundlePrompt, cancel: CancelToken) -> MediaTimings:
         """Encode a part of the next image or frame pair of `prompt`, first waiting for its pixels.
@@ -253,7 +257,7 @@ class BundleRunner:
         if not isinstance(step.prompt, BundlePrompt):
             raise InternalError("a step must hold a prompt of this runner")
         inputs = self._rows(step.prompt, step.token_ids, step.lease.length)
-        return DecoderStep(inputs, step.lease, step.want_logits, step.cancel)
+        return DecoderStep(inputs, step.lease, step.want_logits, step.cancel, step.num_candidates)
 
     def _rows(self, prompt: BundlePrompt, token_ids: NDArray[np.int64], start: int) -> DecoderInputs:
         """Decoder inputs of `token_ids` [T], which lie at `start` of the chat's log."""

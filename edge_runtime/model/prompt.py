@@ -104,14 +104,14 @@ class PromptBuilder:
         too long is for the caller to notice.
         """
         num_media = sum(placeholder.num_tokens for placeholder in media)
-        _refuse_overflow(num_media, "images and videos", max_context)
+        refuse_overflow(num_media, "images and videos", max_context)
         self._refuse_placeholders(messages)
         text = self._template.render(messages, enable_thinking)
         thinks = self._think is not None and text.rstrip().endswith(self._think)
         if enable_thinking is not None and enable_thinking != thinks and not self._template.switches_thinking:
             habit = "always reasons first" if thinks else "never reasons first"
             raise BadParameter(f"this model {habit}, by its chat template; leave enable_thinking out")
-        _refuse_overflow(self._tokenizer.min_tokens(text), "text", max_context)
+        refuse_overflow(self._tokenizer.min_tokens(text), "text", max_context)
         ids = self._tokenizer.encode(self._expand(text, media))
         grids = [grid for placeholder in media for grid in placeholder.grids]
         is_pad = (ids == self._special.image_pad) | (ids == self._special.video_pad)
@@ -151,7 +151,8 @@ class PromptBuilder:
         return "".join(f"<{time:.1f} seconds>{frame}" for time in placeholder.timestamps_s)
 
 
-def _refuse_overflow(num_tokens: int, what: str, max_context: int | None) -> None:
+def refuse_overflow(num_tokens: int, what: str, max_context: int | None) -> None:
+    """Raise `ContextOverflow` where `num_tokens` of `what` leave no room in the context."""
     if max_context is not None and num_tokens >= max_context:
         raise ContextOverflow(
             f"the {what} alone take at least {num_tokens} tokens, and the context is {max_context} for prompt and "

@@ -100,8 +100,8 @@ class Encoding:
         num_patches, hidden = len(frame[0]), architecture.hidden_size
         merge = architecture.spatial_merge_size**2
         self._max_rows = max(max_pairs // max(num_patches, 1) // merge, 1) * merge  # whole merged tokens
-        # In memory of our own: an output inside the arena would keep its surroundings from being given back. A segment's
-        # last operators write over what its first ones have read; only q, k and v are still needed by runs of other rows.
+        # In memory of our own: an output inside the arena would keep its surroundings from being given back. The last
+        # operators of a segment write over what its first ones have read; runs of other rows still need q, k and v.
         self._stream = np.empty((num_patches, hidden), np.float32)
         self._qkv = np.empty((num_patches, 3 * hidden), np.float32)
         self._next_qkv = np.empty_like(self._qkv) if self._max_rows < num_patches else self._qkv

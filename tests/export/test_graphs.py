@@ -125,7 +125,10 @@ def test_names_are_paths_and_the_onnx_operators_are_well_formed(bundle: Path, na
     context = onnx.checker.C.CheckerContext()
     context.ir_version = model.ir_version
     context.opset_imports = {entry.domain: entry.version for entry in model.opset_import}
-    skipped = {"SimplifiedLayerNormalization", "If"}  # ONNX Runtime's own, in ONNX's domain; bodies are looked at one by one
+    skipped = {
+        "SimplifiedLayerNormalization",
+        "If",
+    }  # ONNX Runtime's own, in ONNX's domain; bodies are looked at one by one
     for node in (node for graph in graphs_of(model.graph) for node in graph.node):
         if node.domain == "" and node.op_type not in skipped:
             onnx.checker.check_node(node, context)

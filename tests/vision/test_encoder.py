@@ -78,7 +78,9 @@ def test_the_rows_of_a_frame_may_be_run_in_pieces(bundle: str, request: pytest.F
             if manifest.flavour == "edge":
                 np.testing.assert_array_equal(some, all_)
             else:
-                np.testing.assert_allclose(some, all_, atol=1e-4 if manifest.quantization.vision_linear.block_size is None else 0.05)
+                np.testing.assert_allclose(
+                    some, all_, atol=1e-4 if manifest.quantization.vision_linear.block_size is None else 0.05
+                )
 
 
 def test_a_cancelled_encoding_stops_and_gives_its_memory_back(tiny_bundle: Path) -> None:

@@ -27,5 +27,9 @@ def vision_attention(
     scores *= q_scale.T[:, :, None] * k_scale.T[:, None, :]
     weights = np.exp(scores - scores.max(axis=2, keepdims=True))
     weights /= weights.sum(axis=2, keepdims=True)
-    out: Float = np.einsum("hnm,mhd->nhd", weights, v.astype(np.float64)).reshape(end - begin, 2 * half * num_heads).astype(np.float32)
+    out: Float = (
+        np.einsum("hnm,mhd->nhd", weights, v.astype(np.float64))
+        .reshape(end - begin, 2 * half * num_heads)
+        .astype(np.float32)
+    )
     return out
