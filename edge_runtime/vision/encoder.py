@@ -132,7 +132,7 @@ class Encoding:
         return slice(self._row, min(self._row + self._max_rows, len(self._stream)))
 
     def _num_pairs(self, rows: slice) -> int:
-        return (rows.stop - rows.start) * len(self._stream)
+        return int(rows.stop - rows.start) * len(self._stream)
 
     def _move_past(self, rows: slice) -> None:
         self._row = rows.stop
