@@ -10,15 +10,27 @@ import typer
 
 from edge_runtime.cli.outcome import reports_errors
 
+_Target = Annotated[
+    str,
+    typer.Argument(
+        help="A bundle folder (answered in this process), pocket (the model that ships), or a server's address."
+    ),
+]
+_StopOnRepetition = Annotated[
+    bool,
+    typer.Option(
+        "--stop-on-repetition/--no-stop-on-repetition", help="End an answer that only repeats itself, token for token."
+    ),
+]
+_ParseSpecial = Annotated[
+    bool,
+    typer.Option("--parse-special", help="Let control tokens spelled in the question, as <|im_end|>, take effect."),
+]
+
 
 @reports_errors
 def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
-    target: Annotated[
-        str,
-        typer.Argument(
-            help="A bundle folder (answered in this process), pocket (the model that ships), or a server's address."
-        ),
-    ],
+    target: _Target,
     prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
     image: Annotated[list[Path] | None, typer.Option(help="An image about which it is; may be repeated.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video about which it is.")] = None,
@@ -37,6 +49,8 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
     repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens seen before are less likely.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     logprobs: Annotated[int | None, typer.Option(help="With --json: this many likeliest tokens at each place.")] = None,
+    stop_on_repetition: _StopOnRepetition = True,
+    parse_special: _ParseSpecial = False,
     max_pixels: Annotated[int | None, typer.Option(help="Shrink images to this, for a bundle folder.")] = None,
     profile: Annotated[str, typer.Option(help="Device profile, for a bundle folder.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
@@ -67,6 +81,8 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
         stop=tuple(stop or ()),
         enable_thinking=think,
         num_logprobs=logprobs,
+        stop_on_repetition=stop_on_repetition,
+        parse_special=parse_special,
     )
     printer = JsonPrinter() if json else AnswerPrinter(is_terminal=sys.stdout.isatty(), quiet=quiet)
     local = LocalOptions(profile, max_pixels, None if json or quiet else print_plan)

@@ -41,6 +41,8 @@ class Question:
     stop: tuple[str, ...]
     enable_thinking: bool | None
     num_logprobs: int | None
+    stop_on_repetition: bool
+    parse_special: bool
 
     def messages(self, sampling: VideoSampling | None) -> tuple[Message, ...]:
         """The chat: system message; images, video, prompt. Raises `BadImage` for files that cannot be read."""
@@ -96,6 +98,8 @@ def _ask_server(client: Client, question: Question) -> Iterator[Delta | Finished
         stop=question.stop,
         enable_thinking=question.enable_thinking,
         num_logprobs=question.num_logprobs,
+        stop_on_repetition=question.stop_on_repetition,
+        parse_special=question.parse_special,
     )
     with stream:
         yield from stream
@@ -111,6 +115,8 @@ def _ask_engine(planned: PlannedBundle, local: LocalOptions, question: Question)
         stop=question.stop,
         enable_thinking=question.enable_thinking,
         num_logprobs=question.num_logprobs,
+        stop_on_repetition=question.stop_on_repetition,
+        parse_special=question.parse_special,
     )
     if local.on_plan is not None:
         local.on_plan(planned.plan)

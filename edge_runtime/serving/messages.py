@@ -77,6 +77,8 @@ class Generate(_Message, frozen=True, tag="generate"):
     stop: tuple[str, ...] = ()
     enable_thinking: bool | None = None
     num_logprobs: int | None = None
+    stop_on_repetition: bool = False
+    parse_special: bool = False
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -199,7 +201,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InfoReply(_Message, frozen=True, tag="info_reply"):
-    """What is served, by which version, within which limits."""
+    """What is served, by which version, within which limits; and how many requests of all clients are in flight."""
 
     id: str
     protocol: int
@@ -210,6 +212,7 @@ class InfoReply(_Message, frozen=True, tag="info_reply"):
     max_pixels: int
     video: VideoSampling
     limits: Limits
+    in_flight: int = 0
 
 
 ClientMessage = Generate | Cancel | Ping | Info
