@@ -25,9 +25,11 @@ def check_address(address: str, *, wildcard_port: bool) -> str:
 
     Raises `BadParameter` for a malformed address, and for one that other machines can reach.
     """
+    if not isinstance(address, str):
+        raise BadParameter(f"the address is of type {type(address).__name__}; wanted a string, as {DEFAULT_ADDRESS!r}")
     if address.startswith("ipc://"):
         path = address.removeprefix("ipc://")
-        if not 1 <= len(path.encode()) <= _MAX_IPC_BYTES:
+        if "\0" in path or not 1 <= len(path.encode(errors="surrogateescape")) <= _MAX_IPC_BYTES:
             raise BadParameter(f"{address!r}: the path of an ipc address takes 1 to {_MAX_IPC_BYTES} bytes")
         return address
     match = _TCP.fullmatch(address)
