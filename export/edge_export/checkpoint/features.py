@@ -79,7 +79,7 @@ _VISION = frozenset(
         *("temporal_patch_size",),
     }
 )
-_NO_VALUES = (None, False, "", [], {})
+_NO_VALUES: tuple[object, ...] = (None, False, "", [], {})
 
 
 def check_features(root: JsonObject, warn: Warn) -> None:
