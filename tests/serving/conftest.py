@@ -42,6 +42,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.running: dict[str, tuple[GenerationRequest, list[str]]] = {}
+        self.tokens: dict[str, CancelToken] = {}
         self.cancelled: set[str] = set()
         self.ended: Counter[str] = Counter()
         self.requests: list[GenerationRequest] = []
@@ -58,6 +59,7 @@ class FakeEngine:
             raise BadImage("no such picture")
         if prompt == "break":
             raise ZeroDivisionError
+        self.tokens[request.request_id] = cancel
         return request
 
     def add(self, request: GenerationRequest) -> None:
@@ -87,7 +89,7 @@ class FakeEngine:
     def _advance(self, request_id: str) -> list[Event]:
         request, words = self.running[request_id]
         verb, _, argument = _prompt(request).partition(" ")
-        if request_id in self.cancelled:
+        if request_id in self.cancelled or self.tokens[request_id].cancelled:
             return [self._end(request_id, Failed(request_id, Cancelled("the request was cancelled")))]
         if verb == "crash":
             raise ZeroDivisionError
