@@ -60,19 +60,20 @@ class Budget:
         self._deadline_s = time.monotonic() + MAX_SECONDS
         self.chars = MAX_CHARS + CHARS_PER_CHAR * input_chars
 
-    def step(self) -> None:
-        """Count a step. Raises `TemplateLimit`."""
+    def step(self, num_chars: int) -> None:
+        """Count a step that prints `num_chars` characters of its own. Raises `TemplateLimit`."""
         self._steps -= 1
         if self._steps < 0:
             raise TemplateLimit(f"it takes more than {MAX_STEPS} steps")
         if time.monotonic() > self._deadline_s:
             raise TemplateLimit(f"it takes longer than {MAX_SECONDS:g} s")
+        self.spend(num_chars)
 
     def spend(self, num_chars: int) -> None:
         """Count characters that are about to be made. Raises `TemplateLimit`."""
-        self.chars -= num_chars
-        if self.chars < 0:
+        if num_chars > self.chars:
             raise TemplateLimit("it makes far more text than it was given")
+        self.chars -= num_chars
 
 
 _budget: ContextVar[Budget] = ContextVar("template budget")
@@ -116,9 +117,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     @staticmethod
     def count_step(num_chars: int) -> None:
         """What every turn of a loop and every macro begins with; `num_chars` is the literal text inside it."""
-        budget = _budget.get()
-        budget.step()
-        budget.spend(num_chars)
+        _budget.get().step(num_chars)
 
     @staticmethod
     def concatenate(*values: Any) -> str:
@@ -128,11 +127,16 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Charge an operator, and apply it."""
         budget = _budget.get()
+        if operator == "+" and type(left) is str and type(right) is str:  # nearly all there is, so it is quick
+            budget.spend(len(left) + len(right))
+            return left + right
         budget.spend(cost_of_operator(operator, left, right, budget.chars))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as in jinja2
         """Call something; methods of strings are charged first."""
+        if __obj is LimitedEnvironment.count_step:
+            return __obj(*args)
         text = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
         if isinstance(text, str):
             name = getattr(__obj, "__name__", "")
@@ -198,5 +202,5 @@ def _charge_call(name: str, values: tuple[Any, ...]) -> None:
 def _charge_printed(value: Any) -> Any:
     """Charge a value that is about to be printed, and return it."""
     budget = _budget.get()
-    budget.spend(text_size(value, budget.chars))
+    budget.spend(len(value) if type(value) is str else text_size(value, budget.chars))
     return value

@@ -59,8 +59,9 @@ class ChatTemplate:
                 raise ValueError(f"it has more than {MAX_TEMPLATE_BYTES} bytes")
             source = path.read_text(encoding="utf-8")
             with limited(len(source)):
-                self._template = environment.from_string(environment.limited_tree(source))
-                self._variables = meta.find_undeclared_variables(environment.parse(source))
+                tree = environment.limited_tree(source)
+                self._variables = meta.find_undeclared_variables(tree)
+                self._template = environment.from_string(tree)
                 self.formats: ContentFormats = find_content_formats(self._render)
         except (*_REFUSALS, SyntaxError) as error:
             raise BundleError(f"{path} is not a chat template: {error}; export the bundle again") from error

@@ -1,11 +1,11 @@
-"""The tokenizer files of a checkpoint: chat template and special token ids. Never tokenizes anything."""
+"""The special token ids of a checkpoint's tokenizer files. Never tokenizes anything."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from edge_export.checkpoint.json_file import JsonObject, read_json
+from edge_export.checkpoint.token_names import check_added_tokens
 from edge_export.errors import ConfigError, TokenizerError
 from edge_runtime.model.manifest import SpecialTokens
 
@@ -18,28 +18,13 @@ PLACEHOLDERS = {
 """Fields of config.json, and the text by which the chat template writes the same token."""
 
 
-def read_chat_template(folder: Path) -> str:
-    """The Jinja chat template, wherever the checkpoint keeps it. Raises `TokenizerError` if nowhere."""
-    plain = folder / "chat_template.jinja"
-    if plain.is_file():
-        template: Any = plain.read_text(encoding="utf-8")
-    else:
-        found = [path for name in ("chat_template.json", "tokenizer_config.json") if (path := folder / name).is_file()]
-        template = next((t for path in found if (t := read_json(path).values.get("chat_template"))), None)
-    if not isinstance(template, str) or not template.strip():
-        raise TokenizerError(
-            f"{folder} has no chat template in chat_template.jinja, chat_template.json or tokenizer_config.json; "
-            "add chat_template.jinja from the model's original repository"
-        )
-    return template
-
-
 def read_special_tokens(folder: Path, config: JsonObject, vocab_size: int) -> SpecialTokens:
     """Ids of the tokens the runtime needs by meaning, checked against `tokenizer.json` and the vocabulary.
 
     Raises `TokenizerError` where `tokenizer.json` is missing or disagrees with `config.json`.
     """
-    ids = _token_ids(folder)
+    ids, last = _token_ids(folder)
+    check_added_tokens(folder, ids)
     for field, token in PLACEHOLDERS.items():
         if ids.get(token) != (wanted := config.integer(field)):
             raise TokenizerError(
@@ -55,7 +40,7 @@ def read_special_tokens(folder: Path, config: JsonObject, vocab_size: int) -> Sp
         think_start=ids.get("<think>"),
         think_end=ids.get("</think>"),
     )
-    if (largest := max(*ids.values(), *tokens.eos)) >= vocab_size:
+    if (largest := max(last, *tokens.eos)) >= vocab_size:
         raise TokenizerError(
             f"the tokenizer has token id {largest}, but the model's vocabulary ends at {vocab_size - 1}; "
             "take tokenizer.json and config.json from the same model"
@@ -63,18 +48,26 @@ def read_special_tokens(folder: Path, config: JsonObject, vocab_size: int) -> Sp
     return tokens
 
 
-def _token_ids(folder: Path) -> dict[str, int]:
-    """Ids of the added (special) tokens of `tokenizer.json`."""
+def _token_ids(folder: Path) -> tuple[dict[str, int], int]:
+    """Ids of the added (special) tokens of `tokenizer.json`, and the largest id of any token."""
     if not (folder / "tokenizer.json").is_file():
         raise TokenizerError(
             f"{folder} has no tokenizer.json; add it from the model's original repository, or save it with "
             "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     try:
-        tokenizer = read_json(folder / "tokenizer.json")
-        return {str(token["content"]): int(token["id"]) for token in tokenizer.values["added_tokens"]}
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise TokenizerError(f"{folder / 'tokenizer.json'} is damaged ({error}); download it again") from error
+        values = read_json(folder / "tokenizer.json").values
+        tokens = [(str(token["content"]), int(token["id"])) for token in values["added_tokens"]]
+        vocab = [int(index) for index in values["model"]["vocab"].values()]
+    except (ConfigError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise TokenizerError(f"{folder / 'tokenizer.json'} is damaged ({error!r}); download it again") from error
+    ids = dict(tokens)
+    if "" in ids or len(set(ids.values())) < len(tokens) or min([0, *ids.values(), *vocab]) < 0:
+        raise TokenizerError(
+            f"{folder / 'tokenizer.json'} is damaged: an added token is empty, is there twice, or shares its id; take "
+            "it from the model's original repository"
+        )
+    return ids, max([0, *ids.values(), *vocab])
 
 
 def _end_tokens(folder: Path, config: JsonObject, ids: dict[str, int]) -> tuple[int, ...]:
