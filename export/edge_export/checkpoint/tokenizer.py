@@ -1,4 +1,4 @@
-"""The tokenizer files of a checkpoint: chat template and special token ids. Never tokenizes anything."""
+"""The special token ids of a checkpoint's tokenizer files. Never tokenizes anything."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from edge_export.checkpoint.chat_template import read_chat_template
 from edge_export.checkpoint.end_tokens import read_end_tokens
 from edge_export.checkpoint.json_file import JsonObject, read_json
 from edge_export.checkpoint.token_names import check_added_tokens
