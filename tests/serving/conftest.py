@@ -36,7 +36,7 @@ class FakeEngine:
     """One word per step and request; the prompt says which.
 
     `count N`: N words, then `Finished`; `hold`: one word, then nothing until cancelled; `silent`: nothing until
-    cancelled; `flood`: long words until cancelled; `parts`: what the message was made of; `refuse`: an error in
+    cancelled; `flood`: long words until cancelled, while `floodgate` is set; `parts`: what the message was made of; `refuse`: an error in
     `prepare`; `break`: a bug in `prepare`; `crash`: a bug in `step`.
     """
 
@@ -47,6 +47,8 @@ class FakeEngine:
         self.ended: Counter[str] = Counter()
         self.requests: list[GenerationRequest] = []
         self.changed = threading.Condition()
+        self.floodgate = threading.Event()
+        self.floodgate.set()
 
     @property
     def has_work(self) -> bool:
@@ -93,6 +95,8 @@ class FakeEngine:
             return [self._end(request_id, Failed(request_id, Cancelled("the request was cancelled")))]
         if verb == "crash":
             raise ZeroDivisionError
+        if verb == "flood" and not self.floodgate.is_set():
+            return []
         if verb == "silent" or (verb == "hold" and words):
             return []
         word = {"flood": "x" * 20_000, "parts": str(_describe(request))}.get(verb, f"{len(words)} ")
