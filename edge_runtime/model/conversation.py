@@ -6,7 +6,7 @@ of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,10 +60,10 @@ class Message:
     role: Role
     content: tuple[Part, ...]
 
-    def __init__(self, role: Role, content: str | Part | Sequence[str | Part]) -> None:
+    def __init__(self, role: Role, content: str | Part | Iterable[str | Part]) -> None:
         """A string stands for a `TextPart`, one part for a sequence of one. Raises `BadPrompt` for anything else."""
         parts = [content] if isinstance(content, (str, TextPart, ImagePart, VideoPart)) else content
-        if not isinstance(parts, (list, tuple)):
+        if not isinstance(parts, Iterable) or isinstance(parts, (bytes, Mapping)):
             raise BadPrompt(f"the content of a message is {_kind(content)}; wanted a string, or a list of parts")
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "content", tuple(_part(part, number) for number, part in enumerate(parts, 1)))

@@ -6,6 +6,7 @@ Requests carry screenshots in clear, so only this machine is allowed: loopback T
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 import stat
@@ -25,9 +26,11 @@ def check_address(address: str, *, wildcard_port: bool) -> str:
 
     Raises `BadParameter` for a malformed address, and for one that other machines can reach.
     """
+    if not isinstance(address, str):
+        raise BadParameter(f"the address is of type {type(address).__name__}; wanted a string, as {DEFAULT_ADDRESS!r}")
     if address.startswith("ipc://"):
         path = address.removeprefix("ipc://")
-        if not 1 <= len(path.encode()) <= _MAX_IPC_BYTES:
+        if "\0" in path or not 1 <= len(path.encode(errors="surrogateescape")) <= _MAX_IPC_BYTES:
             raise BadParameter(f"{address!r}: the path of an ipc address takes 1 to {_MAX_IPC_BYTES} bytes")
         return address
     match = _TCP.fullmatch(address)
@@ -58,6 +61,18 @@ def tcp_endpoint(address: str) -> tuple[str, int]:
     assert match is not None
     port = match["port"]
     return match["ipv6"] or match["host"], 0 if port == "*" else int(port)
+
+
+def why_unreachable(address: str) -> str:
+    """What can be seen of why nobody answers at a checked address: a file that is not there, or rights; else empty."""
+    name = ipc_name(address)
+    if name is None or name.startswith("\0"):
+        return ""
+    if not os.path.lexists(name):
+        return f"there is no socket {name}"
+    return (
+        "" if os.access(name, os.W_OK) else f"this user may not connect to {name} (serve --socket-mode, --socket-group)"
+    )
 
 
 def is_address(text: str) -> bool:

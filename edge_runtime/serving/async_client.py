@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 
 from edge_runtime.engine.events import Delta, Failed, Finished
 from edge_runtime.engine.request import SamplingParams
@@ -120,7 +120,7 @@ class AsyncClient:
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, timeouts: Timeouts | None = None) -> None:
         """Raises `BadParameter` for an address that is malformed or not on this machine."""
-        self._link = Link(address, timeouts or Timeouts())
+        self._link = Link(address, Timeouts() if timeouts is None else timeouts)
         self._numbers = itertools.count(1)
         self._close = weakref.finalize(self, self._link.close)
 
@@ -130,7 +130,7 @@ class AsyncClient:
         *,
         sampling: SamplingParams | None = None,
         max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
+        stop: str | Iterable[str] | None = None,
         enable_thinking: bool | None = None,
         num_logprobs: int | None = None,
         stop_on_repetition: bool = False,
@@ -162,11 +162,11 @@ class AsyncClient:
         self,
         prompt: str,
         *,
-        images: ImageSource | Sequence[ImageSource] = (),
+        images: ImageSource | Iterable[ImageSource] | None = None,
         system: str | None = None,
         sampling: SamplingParams | None = None,
         max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
+        stop: str | Iterable[str] | None = None,
         enable_thinking: bool | None = None,
         num_logprobs: int | None = None,
         stop_on_repetition: bool = False,

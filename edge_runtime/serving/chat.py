@@ -6,8 +6,9 @@ What cannot be converted is refused here, at the client, and by name: "message 3
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any, TypeVar
 
 from edge_runtime.errors import BadImage, BadParameter, BadPrompt, RequestError
@@ -15,11 +16,14 @@ from edge_runtime.model.conversation import ImagePart, Message, Part, Role, Text
 from edge_runtime.serving.images import picture
 
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
-Chat = str | Message | Mapping[str, Any] | Sequence[str | Message | Mapping[str, Any]]
+Chat = str | Message | Mapping[str, Any] | Iterable[str | Message | Mapping[str, Any]]
 """What the clients take for messages. A string is a message of the user's."""
 
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
+_MAX_PIXELS = 2**31 - 1
+"""As much as the wire takes."""
+_MAX_SECONDS = 1e9
 
 
 def messages_of(chat: Chat) -> tuple[Message, ...]:
@@ -27,25 +31,25 @@ def messages_of(chat: Chat) -> tuple[Message, ...]:
 
     Raises `BadPrompt`, `BadImage` or `BadParameter`, naming message and part.
     """
-    if isinstance(chat, (str, Message, Mapping)):
-        chat = (chat,)
-    if not isinstance(chat, (list, tuple)):
+    said_one = isinstance(chat, (str, Message, Mapping))
+    if not said_one and not _is_list(chat):
         raise BadPrompt(f"messages is {_kind(chat)}; wanted a string, a Message, or a list of messages")
-    if not chat:
+    turns: tuple[object, ...] = (chat,) if said_one else tuple(chat)  # type: ignore[arg-type]
+    if not turns:
         raise BadPrompt("messages is empty; wanted at least one message")
     try:
-        return tuple(_at(f"message {number}", _message, said) for number, said in enumerate(chat, 1))
+        return tuple(_at(f"message {number}", _message, said) for number, said in enumerate(turns, 1))
     except _RefusedAt as refused:
         raise type(refused.error)(f"{', '.join(refused.places)}: {refused.error}") from refused.error
 
 
-def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+def stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...]:
     """Stop strings as the engine takes them; one string is one of them. Raises `BadParameter`."""
     if stop is None:
         return ()
     if isinstance(stop, str):
         stop = (stop,)
-    if not isinstance(stop, (list, tuple)) or not all(isinstance(text, str) for text in stop):
+    if not _is_list(stop):
         raise BadParameter(f"stop is {stop!r:.80}; wanted a string, or a list of strings")
     return tuple(_text(text, "a stop string", BadParameter) for text in stop)
 
@@ -61,7 +65,7 @@ def _message(said: object) -> Message:
     if not isinstance(said, Message):
         raise BadPrompt(f"it is {_kind(said)}; wanted a Message, a string, or a dict with role and content")
     if not isinstance(said.role, str) or said.role not in ROLES:
-        raise BadPrompt(f"role {said.role!r} is unknown; wanted one of {', '.join(ROLES)}")
+        raise BadPrompt(f"role {said.role!r:.80} is unknown; wanted one of {', '.join(ROLES)}")
     counts = {"text": 0, "image": 0, "video": 0}
     parts: list[Part] = []
     for part in said.content:
@@ -83,15 +87,15 @@ def _ready(part: Part) -> Part:
 
 
 def _ready_video(part: VideoPart) -> VideoPart:
-    frames, times = part.frames, part.timestamps_s
-    if not isinstance(frames, (list, tuple)) or not isinstance(times, (list, tuple)):
+    if not _is_list(part.frames) or not _is_list(part.timestamps_s):
         raise BadImage(
             "its frames and timestamps_s must be lists; of a file, edge_runtime.vision.video.read_video makes them"
         )
+    frames, times = tuple(part.frames), tuple(part.timestamps_s)
     if not frames or len(frames) != len(times):
         raise BadImage(f"it has {len(frames)} frames and {len(times)} timestamps; it needs one for each")
-    if not all(isinstance(time, (int, float)) and math.isfinite(time) and time >= 0 for time in times):
-        raise BadImage("its timestamps must be seconds from 0 up")
+    if not all(isinstance(time, Real) and 0 <= time < _MAX_SECONDS for time in times):
+        raise BadImage(f"its timestamps must be seconds from 0 to {_MAX_SECONDS:g}")
     ready = tuple(_at(f"frame {number}", picture, frame) for number, frame in enumerate(frames, 1))
     return VideoPart(ready, tuple(float(time) for time in times))
 
@@ -106,9 +110,10 @@ def _text(text: object, what: str, refusal: type[RequestError]) -> str:
     return str.__str__(text)  # of a subclass, which the encoder would not take, the plain string
 
 
-def _check_pixels(name: str, value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise BadParameter(f"{name} is {value!r}; it must be a whole number from 1, or None")
+def _check_pixels(name: str, value: Any) -> None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (is_whole and 1 <= value <= _MAX_PIXELS):
+        raise BadParameter(f"{name} is {value!r:.80}; it must be a whole number from 1 to {_MAX_PIXELS}, or None")
 
 
 # ---- messages as dicts -----------------------------------------------------------------------------------------
@@ -131,6 +136,8 @@ def _part(part: object) -> object:
     if not isinstance(part, Mapping):
         return part
     kind = part.get("type")
+    if not isinstance(kind, str):
+        raise BadPrompt(f"its type is {_kind(kind)}; wanted a string, as 'text'")
     if kind in _TEXT_TYPES:
         _check_keys(part, ("type", "text"))
         return TextPart(part.get("text", None))
@@ -139,7 +146,7 @@ def _part(part: object) -> object:
     if kind == "video":
         return _video(part)
     known = ", ".join((*_TEXT_TYPES, *_IMAGE_TYPES, "video"))
-    raise BadPrompt(f"its type is {kind!r}; wanted one of {known}")
+    raise BadPrompt(f"its type is {kind!r:.80}; wanted one of {known}")
 
 
 def _image(part: Mapping[str, Any]) -> ImagePart:
@@ -154,31 +161,33 @@ def _image(part: Mapping[str, Any]) -> ImagePart:
     if isinstance(source, Mapping):
         _check_keys(source, ("url", "detail"))
         source, detail = source.get("url"), source.get("detail", detail)
-    if detail not in (None, "auto"):
-        raise BadParameter(f"detail {detail!r} is not known here; use max_pixels")
+    if detail is not None and not (isinstance(detail, str) and detail == "auto"):
+        raise BadParameter(f"detail {detail!r:.80} is not known here; use max_pixels")
     return ImagePart(source, part.get("min_pixels"), part.get("max_pixels"))
 
 
 def _video(part: Mapping[str, Any]) -> VideoPart:
     """`{"type": "video", "video": [frame, ...], "timestamps_s": [...]}`, or with `fps` for frames evenly spaced."""
     _check_keys(part, ("type", "video", "timestamps_s", "fps"))
-    frames, times, fps = part.get("video"), part.get("timestamps_s"), part.get("fps")
+    frames, fps = part.get("video"), part.get("fps")
+    times: Any = part.get("timestamps_s")
     if not isinstance(frames, (list, tuple)):
         raise BadImage(
             "a video is a list of frames here; of a file, edge_runtime.vision.video.read_video makes a VideoPart"
         )
+    frames = tuple(frames)
     if times is None:
         if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf:
             raise BadImage("it has neither timestamps_s, the second of each frame, nor fps, a number more than 0")
-        times = [number / fps for number in range(len(frames))]
-    return VideoPart(frames, times)  # type: ignore[arg-type]
+        times = tuple(number / fps for number in range(len(frames)))
+    return VideoPart(frames, times)
 
 
 def _check_keys(given: Mapping[str, Any], known: Sequence[str]) -> None:
     """Keys that are not understood are refused, not ignored; those that are None say nothing."""
     unknown = [str(key) for key in given if key not in known and given[key] is not None]
     if unknown:
-        raise BadPrompt(f"the key {unknown[0]!r} is not understood; known are {', '.join(known)}")
+        raise BadPrompt(f"the key {unknown[0]!r:.80} is not understood; known are {', '.join(known)}")
 
 
 # ---- names -----------------------------------------------------------------------------------------------------
@@ -204,6 +213,11 @@ def _at(place: str, convert: Callable[[_In], _Out], value: _In) -> _Out:
         raise _RefusedAt((place,), error) from error
     except _RefusedAt as refused:
         raise _RefusedAt((place, *refused.places), refused.error) from refused.error
+
+
+def _is_list(value: object) -> bool:
+    """Whether it is a list of things, in whatever container: a tuple, a deque, an array."""
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, bytearray, memoryview, Mapping))
 
 
 def _kind(value: object) -> str:

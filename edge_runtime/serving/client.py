@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import queue
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from edge_runtime.engine.events import Delta, Failed, Finished
 from edge_runtime.engine.request import SamplingParams
@@ -103,7 +103,7 @@ class Client:
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, timeouts: Timeouts | None = None) -> None:
         """Raises `BadParameter` for an address that is malformed or not on this machine."""
-        self._link = Link(address, timeouts or Timeouts())
+        self._link = Link(address, Timeouts() if timeouts is None else timeouts)
         self._numbers = itertools.count(1)
         self._close = weakref.finalize(self, self._link.close)
 
@@ -113,7 +113,7 @@ class Client:
         *,
         sampling: SamplingParams | None = None,
         max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
+        stop: str | Iterable[str] | None = None,
         enable_thinking: bool | None = None,
         num_logprobs: int | None = None,
         stop_on_repetition: bool = False,
@@ -145,11 +145,11 @@ class Client:
         self,
         prompt: str,
         *,
-        images: ImageSource | Sequence[ImageSource] = (),
+        images: ImageSource | Iterable[ImageSource] | None = None,
         system: str | None = None,
         sampling: SamplingParams | None = None,
         max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
+        stop: str | Iterable[str] | None = None,
         enable_thinking: bool | None = None,
         num_logprobs: int | None = None,
         stop_on_repetition: bool = False,

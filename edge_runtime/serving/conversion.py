@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -95,7 +95,7 @@ def request_frames(  # noqa: PLR0913, PLR0917 - what a client may ask for
     messages: Chat,
     sampling: SamplingParams | None,
     max_tokens: int | None,
-    stop: str | Sequence[str] | None,
+    stop: str | Iterable[str] | None,
     enable_thinking: bool | None,
     num_logprobs: int | None,
     stop_on_repetition: bool,

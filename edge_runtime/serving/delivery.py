@@ -117,6 +117,13 @@ class Delivery:
             if not session.gone and not session.undelivered:
                 self.post(session.identity, wire.Pong())
 
+    def flush(self) -> bool:
+        """Try again to deliver what slow clients have not taken; whether some of it is left."""
+        for session in self._sessions.sessions():
+            self._flush(session)
+            self._sessions.forget_if_idle(session)
+        return any(session.undelivered for session in self._sessions.sessions())
+
     def abandon(self, session: Session, reason: EdgeError) -> None:
         """Cancel all work of a session, for a reason that its endings will name."""
         for request in list(session.in_flight.values()):

@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -27,7 +27,7 @@ ImageSource = str | Path | bytes | bytearray | memoryview | NDArray[np.uint8] | 
 [H, W, 1] grey, [H, W, 3] RGB, [H, W, 4] RGBA. What is transparent is blended on white."""
 
 _WANTED = "wanted a path, a data: URL, the bytes of an image file, a PIL image or uint8 [H, W, 3] RGB"
-_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?=//|[^\\/])")
+_URL = re.compile(r"(data|file)(?=:)|([a-z][a-z0-9+.-]*)(?=://)", re.IGNORECASE)
 _SHOWN = 80
 """Characters of a path that a message repeats."""
 
@@ -38,7 +38,7 @@ def image_part(source: ImageSource, *, min_pixels: int | None = None, max_pixels
 
 
 def question(
-    prompt: str, images: ImageSource | Sequence[ImageSource] = (), *, system: str | None = None
+    prompt: str, images: ImageSource | Iterable[ImageSource] | None = None, *, system: str | None = None
 ) -> tuple[Message, ...]:
     """A chat of one turn: the system message if any; the images in order (or the one image), then the prompt.
 
@@ -46,9 +46,11 @@ def question(
     """
     if not isinstance(prompt, str):
         raise BadPrompt(f"the prompt is of type {type(prompt).__name__}; wanted a string, or generate() for messages")
-    if isinstance(images, (str, Path, bytes, bytearray, memoryview, np.ndarray, Image.Image)):
+    if images is None:
+        images = ()
+    elif isinstance(images, (str, Path, bytes, bytearray, memoryview, np.ndarray, Image.Image)):
         images = (images,)
-    if not isinstance(images, (list, tuple)):
+    if not isinstance(images, Iterable) or isinstance(images, Mapping):
         raise BadParameter(f"images is of type {type(images).__name__}; wanted a list of images")
     parts = [_numbered(number, source) for number, source in enumerate(images, 1)]
     asked = Message("user", (*parts, TextPart(prompt)))
@@ -69,7 +71,7 @@ def picture(source: object) -> bytes | NDArray[np.uint8]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, str) and (url := _URL.match(source)):
-        return _from_url(source, url[1].lower())
+        return _from_url(source, url[0].lower())
     if isinstance(source, (str, Path)):
         return _read(Path(source))
     if isinstance(source, Image.Image):
@@ -83,7 +85,11 @@ def _from_url(source: str, scheme: str) -> bytes:
         try:
             if comma:
                 is_base64 = head.lower().endswith(";base64")
-                return base64.b64decode(unquote(body), validate=True) if is_base64 else unquote_to_bytes(body)
+                return (
+                    base64.b64decode("".join(unquote(body).split()), validate=True)
+                    if is_base64
+                    else unquote_to_bytes(body)
+                )
         except (binascii.Error, ValueError) as error:
             raise BadImage(f"a data: URL whose base64 is damaged: {error}") from error
         raise BadImage("a data: URL without a comma; wanted data:image/png;base64,...")

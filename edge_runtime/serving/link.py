@@ -19,7 +19,7 @@ from functools import partial
 import zmq
 
 from edge_runtime.engine.events import Delta, Failed
-from edge_runtime.errors import ConnectionLost, EdgeError
+from edge_runtime.errors import BadParameter, ConnectionLost, EdgeError
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import check_address
 from edge_runtime.serving.client_core import ClientCore, Reply, Timeouts
@@ -39,6 +39,8 @@ class Link:
 
     def __init__(self, address: str, timeouts: Timeouts) -> None:
         """Check the address; raises `BadParameter`. Nothing is opened or sent yet."""
+        if not isinstance(timeouts, Timeouts):
+            raise BadParameter(f"timeouts is of type {type(timeouts).__name__}; wanted Timeouts(connect_s=...)")
         self._address = check_address(address, wildcard_port=False)
         self._timeouts = timeouts
         self._closed = False

@@ -24,7 +24,7 @@ from edge_runtime.serving.address import ipc_name, refuse_live_ipc, tcp_endpoint
 logger = logging.getLogger(__name__)
 
 _PRIVATE = 0o600
-_BACKLOG = 100
+_BACKLOG = 512
 _RESERVED_DESCRIPTORS = 32
 """Descriptors that connections must leave to the rest of the process, or a quarter where few are allowed at all."""
 _LOCK_PATIENCE_S = 5.0

@@ -38,6 +38,8 @@ _HASTE = 0.1
 """Share of the heartbeat's interval after which the clients of ended connections are looked for."""
 _ENGINE_STOP_S = 5.0
 """How long the engine may take to notice a cancel, or to end its last step, before it is left behind."""
+_FAREWELL_S = 1.0
+"""How long slow clients may take at the end to make room for the endings that they have not taken."""
 _SHUTTING_DOWN = "the server is shutting down; try again when it is back"
 
 
@@ -250,6 +252,9 @@ class Server:
         for request in self._sessions.requests():
             self._delivery.deliver(Failed(request.engine_id, error))
         self._receive(_LAST_MESSAGES)
+        deadline_s = time.monotonic() + _FAREWELL_S
+        while self._delivery.flush() and time.monotonic() < deadline_s:
+            time.sleep(0.02)
         if engine_failed:
             raise error
         if not self._engine.stop(_ENGINE_STOP_S):

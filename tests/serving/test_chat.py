@@ -6,6 +6,7 @@ import base64
 import inspect
 import io
 import os
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,18 @@ def test_images_as_other_libraries_spell_them(tmp_path: Path, part: dict[str, An
     assert only_image({"role": "user", "content": [fill(part) | {"max_pixels": 99}]}).max_pixels == 99
 
 
+def test_any_container_will_do() -> None:
+    history = deque([Message("user", "hi")], maxlen=3)
+    assert messages_of(history) == messages_of(turn for turn in history) == tuple(history)
+    assert Message("user", (text for text in ("a", "b"))).content == (TextPart("a"), TextPart("b"))
+    assert stop_strings({"a": 1}.keys()) == ("a",)
+    assert len(question("hi", (source for source in [b"x", b"y"]))[0].content) == 3
+    film = np.zeros((2, 4, 4, 3), np.uint8)
+    ((video,),) = (turn.content for turn in messages_of(Message("user", VideoPart(film, np.array([0, 1]) / 2))))  # type: ignore[arg-type]
+    assert isinstance(video, VideoPart)
+    assert (len(video.frames), video.timestamps_s) == (2, (0.0, 0.5))
+
+
 def test_video_of_frames() -> None:
     frames = [png(), np.zeros((2, 4), np.uint8)]
     spaced = {"type": "video", "video": frames, "fps": 2}
@@ -133,11 +146,21 @@ def test_arrays_that_are_no_pictures_say_what_to_do(array: Any, advice: str) -> 
         picture(array)
 
 
+def test_strings_that_look_like_urls_and_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shot:12:30.png").write_bytes(png())
+    assert picture("shot:12:30.png") == picture(f"file://{tmp_path}/shot%3A12:30.png") == png()
+    lines = data_url(png())[:50] + "\n" + data_url(png())[50:]
+    assert picture(lines) == png()
+    assert picture("DATA:,a%20b") == b"a b"
+
+
 def test_sources_that_are_no_pictures(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     sources: dict[Any, str] = {
         "http://example.org/a.png": "nothing here goes to the network",
         "HTTPS://example.org/a.png": "nothing here goes to the network",
+        "s3://bucket/a.png": "nothing here goes to the network",
         "data:image/png;base64": "without a comma",
         "data:image/png;base64,@@@@": "base64 is damaged",
         str(tmp_path): "not a file",
@@ -188,7 +211,7 @@ def test_refusals_at_the_client_name_the_place(chat: Any, error: type[EdgeError]
     ("options", "says"),
     [
         ({"stop": 5}, "stop is 5"),
-        ({"stop": ["a", None]}, "stop is"),
+        ({"stop": ["a", None]}, "a stop string is None"),
         ({"stop": {"a": 1}}, "stop is"),
         ({"stop": ""}, "stop takes"),
         ({"stop": "\ud800"}, "half a character"),
@@ -251,7 +274,7 @@ def test_both_clients_and_both_methods_have_the_same_options() -> None:
 
     assert options(Client.generate) == options(AsyncClient.generate)
     assert options(Client.ask) == options(AsyncClient.ask)
-    assert options(Client.ask) == options(Client.generate) | {"images": (), "system": None}
+    assert options(Client.ask) == options(Client.generate) | {"images": None, "system": None}
 
 
 async def test_result_is_awaited_in_the_async_client_and_may_be_read_twice(serve: Serve) -> None:

@@ -234,11 +234,14 @@ def test_closed_client_says_so(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["tcp://192.168.0.1:5", "tcp://*:5", "http://127.0.0.1:1", "tcp://127.0.0.1", "ipc://"]
+    "address",
+    ["tcp://192.168.0.1:5", "tcp://*:5", "http://127.0.0.1:1", "tcp://127.0.0.1", "ipc://", "ipc://a\0b", None, 5633],
 )
-def test_client_addresses_that_are_refused(address: str) -> None:
+def test_client_addresses_that_are_refused(address: Any) -> None:
     with pytest.raises(BadParameter):
         Client(address)
+    with pytest.raises(BadParameter, match="timeouts is of type int"):
+        Client(timeouts=5)  # type: ignore[arg-type]
 
 
 async def test_async_stream_and_ask(serve: Serve) -> None:

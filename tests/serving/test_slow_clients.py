@@ -26,18 +26,26 @@ from edge_runtime.serving.summary import Summary
 Serve = Callable[..., Any]
 
 
+def take_little(socket: zmq.Socket[bytes]) -> None:
+    for option, value in ((zmq.LINGER, 0), (zmq.RCVHWM, 1), (zmq.RCVBUF, 4096), (zmq.RCVTIMEO, 20_000)):
+        socket.setsockopt(option, value)
+
+
+def ask_for_three_floods(socket: zmq.Socket[bytes]) -> None:
+    for number in range(3):
+        content = [{"type": "text", "text": "flood"}]
+        header = {"type": "generate", "id": str(number), "messages": [{"role": "user", "content": content}]}
+        socket.send(msgpack.packb(header))
+
+
 def test_connection_of_a_client_that_does_not_read_stands(serve: Serve) -> None:
     """Longer than any heartbeat of ZeroMQ's own would wait; its endings are then all there."""
     running = serve(max_unread_messages=5)
     with zmq.Context() as context, context.socket(zmq.DEALER) as slow:
-        for option, value in ((zmq.LINGER, 0), (zmq.RCVHWM, 1), (zmq.RCVBUF, 4096), (zmq.RCVTIMEO, 20_000)):
-            slow.setsockopt(option, value)
+        take_little(slow)
         monitor = slow.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         slow.connect(running.address)
-        for number in range(3):
-            content = [{"type": "text", "text": "flood"}]
-            header = {"type": "generate", "id": str(number), "messages": [{"role": "user", "content": content}]}
-            slow.send(msgpack.packb(header))
+        ask_for_three_floods(slow)
         running.engine.wait_until_idle(3)
         assert monitor.poll(8500) == 0, "the connection was cut"
         endings: list[str] = []
@@ -49,6 +57,21 @@ def test_connection_of_a_client_that_does_not_read_stands(serve: Serve) -> None:
         assert sorted(endings) == ["0", "1", "2"]
         slow.disable_monitor()
         monitor.close(0)
+
+
+def test_endings_that_wait_are_delivered_while_the_server_stops(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_runtime.serving.server._FAREWELL_S", 20.0)
+    running = serve(max_unread_messages=5)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as slow:
+        take_little(slow)
+        slow.connect(running.address)
+        ask_for_three_floods(slow)
+        running.engine.wait_until_idle(3)
+        running.server.stop()
+        endings = 0
+        while endings < 3:
+            endings += msgpack.unpackb(slow.recv())["type"] == "failed"
+        running.join()
 
 
 def test_stopped_client_gets_its_ending_when_it_goes_on(serve: Serve) -> None:
