@@ -36,8 +36,8 @@ class FakeEngine:
     """One word per step and request; the prompt says which.
 
     `count N`: N words, then `Finished`; `hold`: one word, then nothing until cancelled; `silent`: nothing until
-    cancelled; `flood`: long words until cancelled, while `floodgate` is set; `parts`: what the message was made of; `refuse`: an error in
-    `prepare`; `break`: a bug in `prepare`; `crash`: a bug in `step`.
+    cancelled; `flood`: long words until cancelled, while `floodgate` is set; `parts`: what the message was made of;
+    `refuse`: an error in `prepare`; `break`: a bug in `prepare`; `crash`: a bug in `step`.
     """
 
     def __init__(self) -> None:
