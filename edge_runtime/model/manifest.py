@@ -7,16 +7,25 @@ Unknown fields are refused, architecture fields have no defaults: a missing one 
 
 from __future__ import annotations
 
+import json
+import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import BundleError
+from edge_runtime.model.bundle_files import is_plain_name, read_regular
+from edge_runtime.model.manifest_checks import check_manifest
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+PARTIAL_MANIFEST_NAME = "manifest.json.partial"
+"""What `save_manifest` writes first."""
+_MAX_MANIFEST_BYTES = 8 * 2**20
+"""Thirty times that of an 8B."""
 
 Flavour = Literal["portable", "edge"]
 WeightFormat = Literal["int4", "int8", "fp32"]
@@ -171,7 +180,10 @@ class FileEntry(_Record, frozen=True, kw_only=True):
 
 
 class ParityReport(_Record, frozen=True, kw_only=True):
-    """What the parity gate measured (docs/bundle.md says how)."""
+    """What the parity gate measured (docs/bundle.md says how).
+
+    JSON has no NaN: `edge-export verify` writes a figure that is no number as the worst there is, -1 or 1e300.
+    """
 
     reference: Literal["numpy", "optimum"]
     passed: bool
@@ -219,33 +231,89 @@ def decoder_graph_name(flavour: Flavour, kv_dtype: KVDtype) -> str:
 def load_manifest(bundle: Path) -> Manifest:
     """Read and check `bundle/manifest.json`.
 
-    Raises `BundleError` if the folder or file is missing, malformed, or of a format version we do not know.
+    Raises `BundleError` if the folder or file is missing, malformed, of a format version we do not know, or says
+    anything that manifest_checks.py refuses.
     """
     path = bundle / MANIFEST_NAME
-    if not bundle.is_dir():
-        raise BundleError(f"{bundle} is not a folder; give the folder that edge-export wrote")
-    if not path.is_file():
-        raise BundleError(f"{bundle} has no {MANIFEST_NAME}, so it is not a bundle; make one with edge-export")
-    raw = path.read_bytes()
     try:
+        if not bundle.is_dir():
+            raise BundleError(f"{bundle} is not a folder; give the folder that edge-export wrote")
+        if not path.is_file():
+            raise BundleError(f"{bundle} has no {MANIFEST_NAME}, so it is not a bundle; make one with edge-export")
+        raw = read_regular(path, _MAX_MANIFEST_BYTES)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise BundleError(f"{str(path)!r} cannot be read: {error}; copy the bundle again") from error
+    try:
+        json.loads(raw, object_pairs_hook=_distinct)
         version = msgspec.json.decode(raw, type=_VersionOnly).format_version
         if version != FORMAT_VERSION:
             raise BundleError(
                 f"{path} has format version {version}, this runtime reads {FORMAT_VERSION}; "
                 "export the bundle again with the edge-export of this release"
             )
-        return msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
         raise BundleError(f"{path} is not a valid manifest: {error}; export the bundle again") from error
+    try:
+        check_manifest(manifest)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}; export the bundle again") from error
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The text of `manifest.json`. Raises `BundleError` for a manifest that `load_manifest` would refuse."""
+    check_manifest(manifest)
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 def save_manifest(manifest: Manifest, bundle: Path) -> None:
-    """Write `manifest` as `bundle/manifest.json`, replacing an older one in one step."""
-    path = bundle / MANIFEST_NAME
-    partial = path.with_suffix(".json.partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-    partial.replace(path)
+    """Replace `bundle/manifest.json` in one step. Raises `BundleError` as `encode_manifest`, and `OSError`."""
+    encoded = encode_manifest(manifest)
+    partial = bundle / PARTIAL_MANIFEST_NAME
+    try:
+        with partial.open("wb") as file:
+            file.write(encoded)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(bundle / MANIFEST_NAME)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def listed_names(bundle: Path) -> frozenset[str] | None:
+    """Names of all files that belong to the bundle folder, of whatever release, the manifest's included.
+
+    None if it is no bundle.
+    """
+    try:
+        listing = msgspec.json.decode(read_regular(bundle / MANIFEST_NAME, _MAX_MANIFEST_BYTES), type=_Listing)
+    except (BundleError, OSError, ValueError, RecursionError):
+        return None
+    if not all(map(is_plain_name, listing.files)):
+        return None
+    return frozenset((*listing.files, MANIFEST_NAME, PARTIAL_MANIFEST_NAME))
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the file, in which no name may stand twice: which of the two counted would be anybody's guess."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"an object has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
 
 
 class _VersionOnly(msgspec.Struct):
     format_version: int
+
+
+class _Listing(msgspec.Struct):
+    """What the manifest of every release has."""
+
+    format_version: int
+    exporter_version: str
+    source_sha256: str
+    files: dict[str, msgspec.Raw]
