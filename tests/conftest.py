@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import os
 from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for the tests that import onnxruntime themselves; decision 45
 
 import pytest
 from hypothesis import settings
@@ -13,12 +14,14 @@ from edge_export.options import ExportOptions
 from edge_export.pipeline import export_bundle
 from edge_export.random_checkpoint import config_for, write_random_checkpoint
 from edge_kernels.library import KernelError, KernelLibrary
+from tests.needs import KERNELS, skip_without, skipped_line
+from tests.pretend import NO_KERNELS, for_children, pretend
 
-settings.register_profile("no_deadline", deadline=None)  # no test here fails because a machine is slow
-settings.load_profile("no_deadline")
-
-
-REPOSITORY = Path(__file__).parents[1]
+# No test here fails because a machine is slow, or because of the day's random numbers: those are for whoever looks for
+# bugs, with --hypothesis-profile=explore.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+settings.register_profile("explore", deadline=None, max_examples=2000)
+settings.load_profile("suite")
 
 
 class NoProgress:
@@ -31,6 +34,32 @@ class NoProgress:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernels-build", type=Path, help="CMake build folder of the kernel library to test")
+    parser.addoption(
+        "--isa", help="pretend an unknown processor, this its kernels' best instruction set; none: no kernels"
+    )
+    parser.addoption("--memory-gib", type=float, help="pretend a machine with no more memory than this")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Be another machine, if told so; docs/testing.md."""
+    isa, gib = config.getoption("--isa"), config.getoption("--memory-gib")
+    if isa is None and gib is None:
+        return
+    facts = (isa, None if gib is None else int(gib * 2**30))
+    pretend(*facts)
+    if isa not in (None, NO_KERNELS):
+        KernelLibrary(config.getoption("--kernels-build")).chosen()  # raises where this processor lacks it
+    folder = for_children(*facts)
+    config.add_cleanup(folder.cleanup)
+    os.environ["PYTHONPATH"] = os.pathsep.join([folder.name, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last line of a run: what was skipped, and what would run it."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    line = reporter and skipped_line(report.longrepr[2] for report in reporter.stats.get("skipped", []))
+    if line:
+        reporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -59,19 +88,13 @@ def tiny_bundle_int4(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def kernel_library(request: pytest.FixtureRequest) -> KernelLibrary:
-    """The kernels: of `--kernels-build`, the installed ones, or built (incrementally) into build/kernels."""
-    build = request.config.getoption("--kernels-build", None)
-    if build is not None:
-        return KernelLibrary(build)
+    """The kernels: of `--kernels-build`, or the installed ones. Skips where they were not built."""
     try:
-        return KernelLibrary()
+        return KernelLibrary(request.config.getoption("--kernels-build"))
     except KernelError:
-        if shutil.which("cmake") is None:
-            pytest.skip("the kernels are not installed, and there is no cmake to build them")
-    build = REPOSITORY / "build" / "kernels"
-    for command in (["cmake", "-S", str(REPOSITORY), "-B", str(build)], ["cmake", "--build", str(build), "-j2"]):
-        subprocess.run(command, check=True, capture_output=True)
-    return KernelLibrary(build)
+        if request.config.getoption("--kernels-build") is not None:
+            raise
+        skip_without("the kernel library", KERNELS)
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,8 @@ SEEN_OF_OTHER_ROOTS = {
 HOMES = {
     ("edge_runtime", "onnxruntime"): "model/session.py",
     ("edge_runtime", "zmq"): "serving/",
+    ("edge_export", "onnxruntime"): "verify/ort.py",
+    ("edge_export", "huggingface_hub"): "checkpoint/hub.py",
     ("edge_export", "onnx_ir"): "graph.py",
     ("edge_export", "torch"): "verify/",
     ("edge_export", "transformers"): "verify/",
@@ -60,6 +62,9 @@ TOO_HEAVY = {
     "edge_export": set(),
     "edge_kernels": {"torch", "transformers", "onnx", "onnxruntime"},
 }
+
+SILENCED = {"onnxruntime": "ORT_DISABLE_TELEMETRY", "huggingface_hub": "HF_HUB_DISABLE_TELEMETRY"}
+"""Packages that tell their makers of their use -> the variable to set before they are imported (decision 45)."""
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
@@ -151,6 +156,24 @@ def _other_root_violations(module: Module, name: str) -> list[str]:
     return []
 
 
+def telling_violations(source: str) -> list[str]:
+    """Imports of a `SILENCED` package with no line before them, at any depth, that gives its variable a default."""
+    tree = ast.parse(source)
+    quiet_from: dict[str, int] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.environ.setdefault" and len(node.args) == 2:
+            variable, value = (argument.value if isinstance(argument, ast.Constant) else None for argument in node.args)
+            if value == "1":
+                quiet_from[str(variable)] = min(node.lineno, quiet_from.get(str(variable), node.lineno))
+    found = []
+    for node in ast.walk(tree):
+        for name in imported_names(node) if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
+            variable = SILENCED.get(name.partition(".")[0])
+            if variable and not quiet_from.get(variable, node.lineno) < node.lineno:
+                found.append(f"line {node.lineno}: imports {name}, and {variable} is not set before it")
+    return found
+
+
 def size_violations(module: Module) -> list[str]:
     where = f"{module.root}/{module.path}"
     lines = module.source.count("\n")
@@ -167,6 +190,39 @@ def size_violations(module: Module) -> list[str]:
 def test_module_keeps_the_rules(module: Module) -> None:
     assert import_violations(module) == []
     assert size_violations(module) == []
+
+
+def test_whoever_imports_a_package_that_calls_home_silences_it_first() -> None:
+    """All sources but the tests', which one line of tests/conftest.py silences before any of them is imported."""
+    folders = [*ROOTS.values(), *(REPOSITORY / name for name in ("benchmarks", "pocket", "scripts"))]
+    found = {
+        str(path.relative_to(REPOSITORY)): violations
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if (violations := telling_violations(path.read_text(encoding="utf-8")))
+    }
+    assert found == {}
+    conftest = (REPOSITORY / "tests" / "conftest.py").read_text(encoding="utf-8")
+    silence = next(i for i, line in enumerate(conftest.splitlines()) if "ORT_DISABLE_TELEMETRY" in line)
+    third_party = next(i for i, line in enumerate(conftest.splitlines()) if line.startswith("import pytest"))
+    assert silence < third_party
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("import onnxruntime", 1),
+        ("from onnxruntime.capi import x", 1),
+        ("import onnxruntime\nimport os\nos.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')", 1),
+        ("import os\nos.environ.setdefault('ORT_DISABLE_TELEMETRY', '0')\nimport onnxruntime", 1),
+        ("import os\nos.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')\nimport onnxruntime as ort", 0),
+        ("def f():\n    import huggingface_hub", 1),
+        ("import os\nos.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')\nimport huggingface_hub", 1),
+        ("import numpy", 0),
+    ],
+)
+def test_planted_import_that_calls_home_is_found(source: str, count: int) -> None:
+    assert len(telling_violations(source)) == count
 
 
 def test_every_part_of_the_runtime_has_its_place_and_its_tests() -> None:
@@ -218,6 +274,7 @@ def test_arrows_have_no_cycle() -> None:
         ("edge_export", "a.py", "from edge_kernels.reference import linear"),
         ("edge_export", "decoder.py", "import onnx_ir as ir"),
         ("edge_export", "decoder.py", "from torch import nn"),
+        ("edge_export", "verify/a.py", "import onnxruntime as ort"),
         ("edge_export", "verify/a.py", "from edge_runtime.engine.engine import Engine"),
         ("edge_export", "verify/a.py", "from edge_runtime.model.session import Graph"),
         ("edge_kernels", "a.py", "from edge_runtime.errors import EdgeError"),
@@ -244,7 +301,7 @@ def test_planted_import_is_found(root: str, path: str, source: str) -> None:
         ("edge_runtime", "bench/a.py", "from edge_runtime.engine.load import load_engine"),
         ("edge_export", "a.py", "from edge_kernels.packing import pack"),
         ("edge_export", "graph.py", "import onnx_ir"),
-        ("edge_export", "verify/optimum.py", "import torch\nimport onnxruntime"),
+        ("edge_export", "verify/optimum.py", "import torch\nfrom edge_export.verify.ort import ort"),
         (
             "edge_export",
             "bundle.py",

@@ -36,10 +36,11 @@ def python_of(contender: Contender, folder: Path) -> Path:
 
 
 def worker_variables() -> dict[str, str]:
-    """Environment variables for a worker: it must find what we find, this repository's packages, and no hub."""
+    """Environment variables for a worker: it must find what we find and this repository's packages, and call nobody."""
     ours = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     paths = [*ours, *map(str, (REPOSITORY, REPOSITORY / "export", REPOSITORY / "kernels"))]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    quiet = {"ORT_DISABLE_TELEMETRY": "1", **os.environ, "HF_HUB_OFFLINE": "1"}
+    return quiet | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _run(command: list[str], variables: Mapping[str, str]) -> None:

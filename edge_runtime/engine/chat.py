@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.engine.events import Channel, Delta, Finished, FinishReason, Timings, TokenLogprob
 from edge_runtime.engine.model_runner import MediaTimings, PreparedPrompt, Step
+from edge_runtime.engine.repetition import RepetitionDetector
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.sampling import Sampler, token_logprob
 from edge_runtime.engine.transcript import Transcript
@@ -47,6 +48,7 @@ class Chat:
     """One request from its admission to the queue to its last event."""
 
     __slots__ = (
+        "_repetition",
         "_sampler",
         "_unsent_ids",
         "_unsent_logprobs",
@@ -63,7 +65,10 @@ class Chat:
     def __init__(
         self, request: GenerationRequest, prompt: PreparedPrompt, transcript: Transcript, submitted_s: float
     ) -> None:
-        """`prompt` and `transcript` are this chat's alone; `submitted_s` is a `time.perf_counter` reading."""
+        """`prompt` and `transcript` are this chat's alone; `submitted_s` is a `time.perf_counter` reading.
+
+        `request.max_tokens` is a number by now: the engine has filled in what the context has room for.
+        """
         self.request = request
         self.prompt = prompt
         self.prompt_ids: NDArray[np.int64] = prompt.input_ids  # [T]
@@ -72,6 +77,7 @@ class Chat:
         self.cancel = CancelToken()
         self.lease: KVLease | None = None
         self.output_ids: list[int] = []
+        self._repetition = RepetitionDetector() if request.stop_on_repetition else None
         self._sampler = Sampler(request.sampling, self.prompt_ids)
         self._unsent_ids: list[int] = []
         self._unsent_logprobs: list[TokenLogprob] = []
@@ -86,6 +92,11 @@ class Chat:
         return Phase.PREFILL if self.num_cached < len(self.prompt_ids) else Phase.DECODE
 
     @property
+    def repeats(self) -> bool:
+        """Whether the answer only repeats itself and the request wants such an answer to end."""
+        return self._repetition is not None and self._repetition.repeats
+
+    @property
     def num_cached(self) -> int:
         """Tokens of the log, prompt then output, that are in the KV cache."""
         return 0 if self.lease is None else self.lease.length
@@ -93,7 +104,13 @@ class Chat:
     @property
     def max_context(self) -> int:
         """Room the chat may come to need, in tokens: prompt plus the longest answer asked for."""
-        return len(self.prompt_ids) + self.request.max_tokens
+        return len(self.prompt_ids) + self.max_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """How long the answer may become."""
+        assert self.request.max_tokens is not None
+        return self.request.max_tokens
 
     def step(self, num_tokens: int) -> Step:
         """The run of the next `num_tokens` of the log that are not cached yet; logits only where the log ends."""
@@ -105,7 +122,7 @@ class Chat:
             token_ids = np.asarray(self.output_ids[start - num_prompt :], dtype=np.int64)
         assert len(token_ids) == num_tokens
         want_logits = start + num_tokens == num_prompt + len(self.output_ids)
-        return Step(self.prompt, token_ids, self.lease, want_logits, self.cancel)
+        return Step(self.prompt, token_ids, self.lease, want_logits, self.cancel, self.request.sampling.top_k)
 
     def rewind(self, num_cached: int, num_tokens: int) -> int:
         """After a failed run of `num_tokens` on top of `num_cached`: get ready to repeat it; return the tokens to run.
@@ -129,6 +146,8 @@ class Chat:
             self.clock.first_token_s = time.perf_counter()
         self.output_ids.append(token_id)
         self._unsent_ids.append(token_id)
+        if self._repetition is not None:
+            self._repetition.feed(token_id)
         if self.request.num_logprobs is not None:
             self._unsent_logprobs.append(token_logprob(logits, token_id, self.request.num_logprobs))
         return token_id

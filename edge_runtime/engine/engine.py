@@ -76,10 +76,12 @@ class Engine:
         self._scheduler.check_room()
         with _internal_unless_ours("preparing a prompt"):
             prompt = self._runner.prepare(request)
-            self._scheduler.check_length(len(prompt.input_ids), prompt.image_tokens, request.max_tokens)
+            num_prompt = len(prompt.input_ids)
+            max_tokens = self._scheduler.answer_length(num_prompt, prompt.image_tokens, request.max_tokens)
             switch = ChannelSwitch(self._runner.think_token_ids, self._runner.starts_in_reasoning(prompt))
             # The pictures stay with `prompt` alone, which drops each as soon as it is encoded.
-            chat = Chat(replace(request, messages=()), prompt, Transcript(switch, request.stop), submitted_s)
+            kept = replace(request, messages=(), max_tokens=max_tokens)
+            chat = Chat(kept, prompt, Transcript(switch, request.stop), submitted_s)
         self._chats[request.request_id] = chat
         self._scheduler.add(chat)
 
@@ -155,8 +157,10 @@ class Engine:
         self._events += chat.say(token_id, b"" if is_eos else self._runner.detokenize([token_id]))
         if is_eos or chat.transcript.stopped:
             self._end(chat, chat.finish("stop"))
-        elif len(chat.output_ids) == chat.request.max_tokens:
+        elif len(chat.output_ids) == chat.max_tokens:
             self._end(chat, chat.finish("length"))
+        elif chat.repeats:
+            self._end(chat, chat.finish("repetition"))
 
     def _forward(self, shares: Sequence[tuple[Chat, int]]) -> list[tuple[Chat, _Logits]]:
         """Run the decoder for all `shares`; if that fails, chat by chat, so that only the one at fault ends."""

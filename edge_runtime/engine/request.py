@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from edge_runtime.errors import BadParameter
 from edge_runtime.model.conversation import Message
 
+DEFAULT_MAX_TOKENS = 1024
+"""Length of an answer that nobody limited, where the context has room for so much."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -45,20 +48,32 @@ class GenerationRequest:
     request_id: str
     messages: tuple[Message, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    max_tokens: int = 1024
+    max_tokens: int | None = None
+    """Length of the answer, reasoning included; None: `DEFAULT_MAX_TOKENS`, or what the context leaves."""
     stop: tuple[str, ...] = ()
     enable_thinking: bool | None = None
     """Whether the model shall reason first, where its chat template leaves that open; None: as the template has it."""
     num_logprobs: int | None = None
     """None: no logprobs. N >= 0: per token, its logprob and those of the N likeliest tokens at its place."""
+    stop_on_repetition: bool = False
+    """End an answer that has come to repeat one short cycle of tokens exactly (`repetition.py` says how long)."""
+    parse_special: bool = False
+    """Whether control tokens spelled in the messages' text (`<|im_end|>`) become those tokens, as in transformers.
+
+    By default they are plain text: what is quoted or typed never opens or closes a turn (decision 50).
+    """
 
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a value outside its range."""
-        _check_whole("max_tokens", self.max_tokens, 1, 2**31)
+        if self.max_tokens is not None:
+            _check_whole("max_tokens", self.max_tokens, 1, 2**31)
         if self.num_logprobs is not None:
             _check_whole("num_logprobs", self.num_logprobs, 0, 20)
         if self.enable_thinking is not None and not isinstance(self.enable_thinking, bool):
             raise BadParameter(f"enable_thinking is {self.enable_thinking!r}; it must be true, false or left out")
+        for name in ("stop_on_repetition", "parse_special"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadParameter(f"{name} is {getattr(self, name)!r}; it must be true or false")
         if isinstance(self.stop, str) or len(self.stop) > 16 or not all(isinstance(s, str) and s for s in self.stop):
             raise BadParameter("stop takes a list of up to 16 strings, none of them empty")
 

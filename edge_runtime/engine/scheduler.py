@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from edge_runtime.engine.chat import Chat, Phase
+from edge_runtime.engine.request import DEFAULT_MAX_TOKENS
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import ContextOverflow, InternalError, Overloaded
 from edge_runtime.model.kv_cache import KVCache
@@ -59,19 +60,25 @@ class Scheduler:
         if in_flight >= self._settings.max_running + self._settings.max_waiting:
             raise Overloaded(f"{in_flight} requests are running or waiting, which is the limit; try again later")
 
-    def check_length(self, num_prompt: int, num_image: int, max_tokens: int) -> None:
-        """Raise `ContextOverflow` if a prompt of `num_prompt` tokens and its answer can never fit."""
+    def answer_length(self, num_prompt: int, num_image: int, max_tokens: int | None) -> int:
+        """How long the answer to a prompt of `num_prompt` tokens may be: `max_tokens`; None: as the room allows.
+
+        Raises `ContextOverflow` if the prompt and the answer asked for can never fit.
+        """
         room = self._max_context - num_prompt
         if room < 1:
             raise ContextOverflow(
                 f"the prompt has {num_prompt} tokens, {num_image} of them image or video, and the context "
                 f"{self._max_context} for prompt and answer; send less text, fewer images, or a lower max_pixels"
             )
+        if max_tokens is None:
+            return min(DEFAULT_MAX_TOKENS, room)
         if max_tokens > room:
             raise ContextOverflow(
                 f"the prompt has {num_prompt} tokens and the context {self._max_context}, so max_tokens can be at most "
                 f"{room}; it is {max_tokens}"
             )
+        return max_tokens
 
     def add(self, chat: Chat) -> None:
         """Put `chat` at the end of the waiting line."""

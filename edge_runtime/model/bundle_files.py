@@ -5,9 +5,12 @@ Knows nothing of what is in them.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.errors import BundleError
 
@@ -63,3 +66,34 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
         if status.st_size > max_bytes:
             raise BundleError(f"{path} has {status.st_size} bytes, {max_bytes} are allowed; export the bundle again")
         return file.read(max_bytes)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one step, on the disk when it is there; a failure leaves what was. Raises `OSError`."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def check_distinct(text: bytes) -> None:
+    """Raise `ValueError` if an object of the JSON `text` has a name twice: which counted would be anybody's guess.
+
+    Raises `RecursionError` for one that is nested deeper than Python can go.
+    """
+    json.loads(text, object_pairs_hook=_distinct)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"an object has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found

@@ -7,23 +7,18 @@ Unknown fields are refused, architecture fields have no defaults: a missing one 
 
 from __future__ import annotations
 
-import json
-import os
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import BundleError
-from edge_runtime.model.bundle_files import is_plain_name, read_regular
+from edge_runtime.model.bundle_files import check_distinct, read_regular, replace_file
 from edge_runtime.model.manifest_checks import check_manifest
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-PARTIAL_MANIFEST_NAME = "manifest.json.partial"
-"""What `save_manifest` writes first."""
 _MAX_MANIFEST_BYTES = 8 * 2**20
 """Thirty times that of an 8B."""
 
@@ -244,7 +239,7 @@ def load_manifest(bundle: Path) -> Manifest:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise BundleError(f"{str(path)!r} cannot be read: {error}; copy the bundle again") from error
     try:
-        json.loads(raw, object_pairs_hook=_distinct)
+        check_distinct(raw)
         version = msgspec.json.decode(raw, type=_VersionOnly).format_version
         if version != FORMAT_VERSION:
             raise BundleError(
@@ -269,51 +264,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def save_manifest(manifest: Manifest, bundle: Path) -> None:
     """Replace `bundle/manifest.json` in one step. Raises `BundleError` as `encode_manifest`, and `OSError`."""
-    encoded = encode_manifest(manifest)
-    partial = bundle / PARTIAL_MANIFEST_NAME
-    try:
-        with partial.open("wb") as file:
-            file.write(encoded)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(bundle / MANIFEST_NAME)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-
-
-def listed_names(bundle: Path) -> frozenset[str] | None:
-    """Names of all files that belong to the bundle folder, of whatever release, the manifest's included.
-
-    None if it is no bundle.
-    """
-    try:
-        listing = msgspec.json.decode(read_regular(bundle / MANIFEST_NAME, _MAX_MANIFEST_BYTES), type=_Listing)
-    except (BundleError, OSError, ValueError, RecursionError):
-        return None
-    if not all(map(is_plain_name, listing.files)):
-        return None
-    return frozenset((*listing.files, MANIFEST_NAME, PARTIAL_MANIFEST_NAME))
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of the file, in which no name may stand twice: which of the two counted would be anybody's guess."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"an object has {next(name for name in names if names.count(name) > 1)!r} twice")
-    return found
+    replace_file(bundle / MANIFEST_NAME, encode_manifest(manifest))
 
 
 class _VersionOnly(msgspec.Struct):
     format_version: int
-
-
-class _Listing(msgspec.Struct):
-    """What the manifest of every release has."""
-
-    format_version: int
-    exporter_version: str
-    source_sha256: str
-    files: dict[str, msgspec.Raw]

@@ -6,14 +6,19 @@ Knows nothing of what the graphs compute. Weights are mapped from the graph's ex
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+
+# Before the import: its wheels of late 2026 write an identity into the home folder and look up a host at Microsoft from
+# any process that imports them (decision 45). Whoever wants that sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from edge_kernels.library import KernelLibrary

@@ -17,9 +17,9 @@ from types import TracebackType
 from edge_export.errors import ConfigError, DiskFull, ExportError, OptionError, OutputExists
 from edge_export.moving import rename_new, sync_folder
 from edge_export.tensor_file import HashedFile, is_full
-from edge_export.work_folder import WorkFolder, remove_leftovers
+from edge_export.work_folder import WorkFolder, listed_names, remove_leftovers
 from edge_runtime.errors import BundleError
-from edge_runtime.model.manifest import MANIFEST_NAME, FileEntry, Manifest, encode_manifest, listed_names
+from edge_runtime.model.manifest import MANIFEST_NAME, FileEntry, Manifest, encode_manifest
 
 
 class BundleWriter:

@@ -104,7 +104,7 @@ def export_command(  # noqa: PLR0913, PLR0917 - one per option
 
     signal.signal(signal.SIGTERM, _exit_cleanly)
     with ProgressBars() as progress:
-        manifest = export_bundle(source, out, options, progress)
+        manifest = export_bundle(source, out, options, progress, warn=progress.warn)
     typer.echo(_summary(manifest, out))
 
 

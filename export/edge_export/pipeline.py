@@ -11,8 +11,10 @@ import msgspec
 
 import edge_export
 from edge_export.bundle_writer import BundleWriter, check_out
-from edge_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from edge_export.decoder_graph import EMBEDDING_NAME, HEAD_NAME, build_decoder
+from edge_export.checkpoint.checkpoint import Checkpoint, log_warning, open_checkpoint
+from edge_export.checkpoint.layouts import EMBEDDING_NAME, HEAD_NAME
+from edge_export.checkpoint.shards import Warn
+from edge_export.decoder_graph import build_decoder
 from edge_export.errors import OptionError, ParityFailed
 from edge_export.layers import Layers
 from edge_export.layers_edge import EdgeLayers
@@ -73,14 +75,20 @@ class Progress(Protocol):
 
 
 def export_bundle(
-    source: str, out: Path, options: ExportOptions, progress: Progress, kernels: KernelLibrary | None = None
+    source: str,
+    out: Path,
+    options: ExportOptions,
+    progress: Progress,
+    kernels: KernelLibrary | None = None,
+    warn: Warn = log_warning,
 ) -> Manifest:
     """Export the checkpoint `source` (a folder or hub id) to the bundle folder `out`. Raises `ExportError`.
 
     `kernels` run the parity gate of a small bundle of flavour `edge`; by default the installed ones, if there are any.
+    `warn` is told what of the checkpoint is left out, or understood otherwise than its config has it.
     """
     check_out(out, force=options.force)  # before anything is downloaded or read
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, warn)
     scheme = resolve_scheme(options, checkpoint.architecture)
     if options.flavour == "edge" and kernels is None:
         kernels = find_kernels()

@@ -21,9 +21,11 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from edge_export.errors import OutputExists
 from edge_export.moving import rename_new
-from edge_runtime.model.manifest import MANIFEST_NAME, listed_names
+from edge_runtime.model.manifest import MANIFEST_NAME
 
 try:
     import fcntl
@@ -99,12 +101,35 @@ def remove_leftovers(out: Path) -> None:
             os.close(lock)
 
 
+def listed_names(folder: Path) -> frozenset[str] | None:
+    """Names of all files of the bundle `folder`, of whatever release, its manifest included; None if it is none."""
+    path = folder / MANIFEST_NAME
+    try:
+        if not path.is_file():
+            return None
+        files = msgspec.json.decode(path.read_bytes(), type=_Listing).files
+    except (OSError, ValueError, RecursionError):
+        return None
+    if any("\0" in name or Path(name).name != name for name in files):
+        return None
+    return frozenset((*files, MANIFEST_NAME, f"{MANIFEST_NAME}.partial"))  # the last: of a `verify` that was killed
+
+
 def remove_bundle(folder: Path) -> None:
     """Remove the bundle `folder`: just the files that its manifest lists, the manifest last. Raises `OSError`."""
     names = listed_names(folder) or frozenset()
     for name in (*sorted(names - {MANIFEST_NAME}), *(names & {MANIFEST_NAME})):
         (folder / name).unlink(missing_ok=True)
     folder.rmdir()
+
+
+class _Listing(msgspec.Struct):
+    """What the manifest of every release has."""
+
+    format_version: int
+    exporter_version: str
+    source_sha256: str
+    files: dict[str, msgspec.Raw]
 
 
 def _clear(path: Path, out: Path) -> None:

@@ -15,6 +15,7 @@ CHARACTERS = "".join(chr(code) for code in range(32, 127))  # what can be drawn;
 GLYPH_HEIGHT = 24  # rows of a glyph bitmap: the 16-pixel text row and 4 more above and below
 BASELINE = 16  # row of the baseline in a glyph bitmap, 12 below the top of the text row
 _SCALE = 4
+DEBIAN_PACKAGES = "fonts-dejavu-core fonts-liberation fonts-noto-core fonts-open-sans fonts-roboto-unhinted fonts-inter"
 _DEBIAN = Path("/usr/share/fonts")
 _extra: list[Path] = []  # folders searched by file name before Debian's
 
@@ -31,7 +32,7 @@ def font_file(relative: str) -> Path:
     for path in (*(folder / Path(relative).name for folder in _extra), _DEBIAN / relative):
         if path.exists():
             return path
-    raise FileNotFoundError(f"{relative} is missing: install the Debian font packages listed in pocket/README.md")
+    raise FileNotFoundError(f"{relative} is missing: apt install {DEBIAN_PACKAGES}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_runtime.engine.events import Finished
+from edge_runtime.engine.request import DEFAULT_MAX_TOKENS
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import (
     BadParameter,
@@ -69,6 +70,23 @@ def test_the_longest_answer_that_fits_is_taken_and_can_be_given():
     engine = engine_of(runner)
     engine.submit(request("a", "x" * 15, max_tokens=5))
     assert last_of(run_all(engine), "a").text == "12345"
+
+
+def test_an_answer_that_nobody_limited_takes_what_the_context_leaves():
+    script = {"x" * 15: list(b"1234567")}
+    engine = engine_of(FakeRunner(max_context=20, kv_cache=FakeCache(20), script=script))
+    engine.submit(request("a", "x" * 15, max_tokens=None))
+    last = last_of(run_all(engine), "a")
+    assert (last.text, last.finish_reason) == ("12345", "length")
+    with pytest.raises(ContextOverflow, match="the prompt has 20 tokens"):
+        engine.submit(request("b", "x" * 20, max_tokens=None))
+
+
+def test_an_answer_that_nobody_limited_has_a_limit():
+    runner = FakeRunner(max_context=5000, kv_cache=FakeCache(5000), script={"hello": [*b"x" * 2000]})
+    engine = engine_of(runner)
+    engine.submit(request("a", max_tokens=None))
+    assert len(last_of(run_all(engine), "a").token_ids) == DEFAULT_MAX_TOKENS
 
 
 def test_a_cache_smaller_than_the_context_is_the_limit():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,15 +27,74 @@ def test_a_tokenizer_without_think_pair(checkpoint: Path) -> None:
     assert (tokens.think_start, tokens.think_end) == (None, None)
 
 
-def test_end_token_fallbacks(checkpoint: Path) -> None:
-    (checkpoint / "generation_config.json").unlink()
-    assert open_checkpoint(str(checkpoint)).special_tokens.eos == (962,)  # text_config of config.json
-    edit_json(checkpoint / "config.json", lambda c: c["text_config"].pop("eos_token_id"))
-    assert open_checkpoint(str(checkpoint)).special_tokens.eos == (962,)  # tokenizer_config.json
-    edit_json(checkpoint / "tokenizer_config.json", lambda c: c.update(eos_token={"content": "<|endoftext|>"}))
-    assert open_checkpoint(str(checkpoint)).special_tokens.eos == (960,)
-    edit_json(checkpoint / "tokenizer_config.json", lambda c: c.pop("eos_token"))
-    with pytest.raises(TokenizerError, match="no end token"):
+def name_no_end(folder: Path) -> None:
+    """No file names an end token, and the template ends no turn."""
+    (folder / "generation_config.json").unlink()
+    edit_json(folder / "config.json", lambda c: c["text_config"].pop("eos_token_id"))
+    edit_json(folder / "tokenizer_config.json", lambda c: c.pop("eos_token"))
+    (folder / "chat_template.jinja").write_text("{{ messages[0].role }}")
+
+
+def end(folder: Path, name: str, value: object) -> None:
+    (folder / name).touch()
+    values = json.loads((folder / name).read_text() or "{}")
+    (folder / name).write_text(json.dumps(values | {"eos_token_id" if "token" not in name else "eos_token": value}))
+
+
+def test_every_place_that_names_an_end_token_counts(checkpoint: Path) -> None:
+    name_no_end(checkpoint)
+    with pytest.raises(TokenizerError, match="names no end token"):
+        open_checkpoint(str(checkpoint))
+    end(checkpoint, "generation_config.json", [960, 979])
+    edit_json(checkpoint / "config.json", lambda c: c.update(eos_token_id=966))
+    edit_json(checkpoint / "config.json", lambda c: c["text_config"].update(eos_token_id=[960, 968]))
+    end(checkpoint, "tokenizer_config.json", "<|fim_prefix|>")
+    end(checkpoint, "special_tokens_map.json", {"content": "<|fim_middle|>", "lstrip": False})
+    (checkpoint / "chat_template.jinja").write_text("<|im_start|>{{ messages[0].content }}<|im_end|>")
+    assert open_checkpoint(str(checkpoint)).special_tokens.eos == (960, 979, 966, 968, 976, 977, 962)
+
+
+@pytest.mark.parametrize("value", [None, 960, [960], [960, 962]])
+def test_a_base_models_end_token_is_not_the_only_one(checkpoint: Path, value: object) -> None:
+    edit_json(checkpoint / "generation_config.json", lambda c: c.update(eos_token_id=value))
+    assert 962 in open_checkpoint(str(checkpoint)).special_tokens.eos
+    edit_json(checkpoint / "config.json", lambda c: c["text_config"].update(eos_token_id=960))
+    edit_json(checkpoint / "tokenizer_config.json", lambda c: c.update(eos_token="<|endoftext|>"))
+    assert set(open_checkpoint(str(checkpoint)).special_tokens.eos) == {960, 962}
+
+
+def test_the_template_says_where_turns_end(checkpoint: Path) -> None:
+    name_no_end(checkpoint)
+    template = checkpoint / "chat_template.jinja"
+    template.write_text("<|im_start|>user <|vision_start|><|box_end|><|im_end|>")
+    assert open_checkpoint(str(checkpoint)).special_tokens.eos == (962,)
+    template.write_text(template.read_text() + "<|endoftext|>")
+    assert set(open_checkpoint(str(checkpoint)).special_tokens.eos) == {960, 962}
+
+
+@pytest.mark.parametrize("value", [-5, [], [-1], "962", [962.5], ["962"], True, [True], {"id": 962}, 1024, [962, 5000]])
+@pytest.mark.parametrize("place", ["generation_config.json", "root", "text_config"])
+def test_what_is_no_end_token(checkpoint: Path, place: str, value: object) -> None:
+    name = place if place.endswith(".json") else "config.json"
+
+    def edit(values: dict[str, Any]) -> None:
+        (values["text_config"] if place == "text_config" else values)["eos_token_id"] = value
+
+    edit_json(checkpoint / name, edit)
+    with pytest.raises(ExportError, match=r"eos_token_id|vocabulary ends"):
+        open_checkpoint(str(checkpoint))
+
+
+@pytest.mark.parametrize("value", ["<|nowhere|>", 962, ["<|im_end|>"], {"content": 5}, {}])
+def test_an_end_token_that_the_tokenizer_does_not_have(checkpoint: Path, value: object) -> None:
+    edit_json(checkpoint / "tokenizer_config.json", lambda c: c.update(eos_token=value))
+    with pytest.raises(ExportError, match=r"end token|eos_token"):
+        open_checkpoint(str(checkpoint))
+
+
+def test_a_vocabulary_larger_than_the_embedding(checkpoint: Path) -> None:
+    edit_json(checkpoint / "tokenizer.json", lambda c: c["model"]["vocab"].update(new=1024))
+    with pytest.raises(TokenizerError, match="token id 1024, but the model's vocabulary ends at 1023"):
         open_checkpoint(str(checkpoint))
 
 
@@ -59,7 +119,19 @@ def test_no_tokenizer(checkpoint: Path) -> None:
         open_checkpoint(str(checkpoint))
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"added_tokens": [{}]}', '{"added_tokens": 7}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"added_tokens": [{}]}',
+        '{"added_tokens": []}',
+        "[" * 200_000,
+        '{"added_tokens": 7}',
+        "\x00\xff",
+    ],
+)
 def test_a_damaged_tokenizer(checkpoint: Path, content: str) -> None:
     (checkpoint / "tokenizer.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(TokenizerError, match="damaged"):

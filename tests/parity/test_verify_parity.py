@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip(
-    "optimum.exporters.onnx", reason="optimum-onnx is not installed: pip install 'edge-runtime[verify]'"
-)
+pytest.importorskip("optimum.exporters.onnx", reason="optimum-onnx is missing: make parity")
 
 from tokenizers import Tokenizer
 from typer.testing import CliRunner

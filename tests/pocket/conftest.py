@@ -10,6 +10,7 @@ import pytest
 from pocket.screens.chromium import EXECUTABLE
 from pocket.screens.fonts import FAMILIES, Face, font_file
 from pocket.screens.page import Page, Theme, Widget
+from tests.needs import CHROMIUM, skip_without
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def fonts() -> None:
 def chromium() -> None:
     """Skips where pages cannot be rendered."""
     if find_spec("playwright") is None or not Path(EXECUTABLE).exists():
-        pytest.skip(f"needs the playwright package and {EXECUTABLE}")
+        skip_without(f"playwright or {EXECUTABLE}", CHROMIUM)
 
 
 def plain_page(*widgets: Widget, width: int = 256, height: int = 128) -> Page:

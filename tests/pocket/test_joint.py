@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the recipe needs torch; make parity installs it")
-pytest.importorskip("transformers", reason="the recipe needs transformers; make parity installs it")
+torch = pytest.importorskip("torch", reason="torch is missing: make parity")
+pytest.importorskip("transformers", reason="transformers is missing: make parity")
 
 from pocket.train.beginning import Parts, TakenUp, fresh_parts
 from pocket.train.export import export

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the recipe needs torch; make parity installs it")
-pytest.importorskip("transformers", reason="the recipe needs transformers; make parity installs it")
+torch = pytest.importorskip("torch", reason="torch is missing: make parity")
+pytest.importorskip("transformers", reason="transformers is missing: make parity")
 
 from edge_export.options import ExportOptions
 from edge_export.pipeline import export_bundle

@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the recipe needs torch; make parity installs it")
-pytest.importorskip("transformers", reason="the recipe needs transformers; make parity installs it")
+torch = pytest.importorskip("torch", reason="torch is missing: make parity")
+pytest.importorskip("transformers", reason="transformers is missing: make parity")
 
 from pocket.screens.labels import dense_labels
 from pocket.screens.painter import measure

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the recipe needs torch; make parity installs it")
-pytest.importorskip("transformers", reason="the recipe needs transformers; make parity installs it")
+torch = pytest.importorskip("torch", reason="torch is missing: make parity")
+pytest.importorskip("transformers", reason="transformers is missing: make parity")
 
 from edge_export.quantize import dequantize, quantize
 from pocket.train.beginning import fresh_parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from edge_export.errors import SourceError
@@ -21,6 +22,7 @@ def resolve_source(source: str) -> Path:
         raise SourceError(
             f"{source} is not a folder; give a checkpoint folder, or a hub id such as Qwen/Qwen3-VL-2B-Instruct"
         )
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the import: it asks for files, and tells no more
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, and needed only here
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_export.reference.config import ReferenceConfig
@@ -18,6 +17,7 @@ from edge_export.reference.positions import Ints, position_interpolation, vision
 from edge_export.reference.preprocess import Patches
 from edge_export.reference.prompt import Prompt, decoder_input, position_ids
 from edge_export.verify.decoder_run import EDGE_KV_DTYPE, open_run
+from edge_export.verify.ort import ort
 from edge_kernels.library import KernelLibrary
 from edge_kernels.packing import GROUP, PackedWeight, unpack
 from edge_runtime.errors import BundleError

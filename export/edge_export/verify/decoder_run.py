@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_export.reference.decoder import DecoderInput
 from edge_export.reference.ops import Array
 from edge_export.reference.positions import text_rotary
+from edge_export.verify.ort import ort
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.model.manifest import Manifest, TextArchitecture
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnxruntime as ort
 
 from edge_export.errors import OptionError
 from edge_export.reference.config import read_config
@@ -20,6 +19,7 @@ from edge_export.reference.positions import Ints
 from edge_export.reference.preprocess import Patches
 from edge_export.reference.prompt import Prompt, decoder_input
 from edge_export.verify.memory import require_for_optimum
+from edge_export.verify.ort import ort
 
 NEEDED = ("torch", "transformers", "optimum.exporters.onnx")
 
@@ -52,7 +52,7 @@ class OptimumReference:
 
         self._config = read_config(source)
         model = Qwen3VLForConditionalGeneration.from_pretrained(
-            source, dtype=torch.float32, attn_implementation="eager"
+            source, dtype=torch.float32, attn_implementation="eager", local_files_only=True
         ).eval()
         with TemporaryDirectory(prefix="edge-export-optimum-") as folder:
             vision, decoder = Path(folder, "vision.onnx"), Path(folder, "decoder.onnx")
