@@ -205,6 +205,11 @@ class Manifest(_Record, frozen=True, kw_only=True):
     tensor_errors: tuple[TensorError, ...]
     parity: ParityReport | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files it lists: of everything in the bundle but the manifest itself."""
+        return sum(entry.size_bytes for entry in self.files.values())
+
 
 def kv_dtypes(flavour: Flavour) -> tuple[KVDtype, ...]:
     """How the decoder graphs of a bundle can store keys and values: one graph for each."""

@@ -11,6 +11,7 @@
     │   ├── WrongShape         a tensor's shape contradicts config.json
     │   ├── UnknownDtype       a tensor is stored in a type we cannot read
     │   └── NotFinite          a tensor holds NaN, Inf, or numbers whose squares would soon be
+    ├── MissingPackage         a package of the extra is not installed, or broken
     ├── OptionError            options that do not fit together or do not fit the model
     ├── OutputExists           OUT is there already
     ├── DiskFull               not enough room for the bundle
@@ -65,6 +66,10 @@ class UnknownDtype(WeightsError):
 
 class NotFinite(WeightsError):
     """A tensor holds NaN, Inf, or numbers whose squares would soon be."""
+
+
+class MissingPackage(ExportError):
+    """A package that the export needs is not installed, or cannot be imported."""
 
 
 class OptionError(ExportError):

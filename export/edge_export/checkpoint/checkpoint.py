@@ -9,6 +9,7 @@ from pathlib import Path
 from edge_export.checkpoint.config import read_architecture
 from edge_export.checkpoint.hub import resolve_source
 from edge_export.checkpoint.json_file import read_json
+from edge_export.checkpoint.name import model_name
 from edge_export.checkpoint.processors import read_generation_defaults, read_image_processor, read_video_processor
 from edge_export.checkpoint.tokenizer import read_chat_template, read_special_tokens
 from edge_export.checkpoint.weights import Weights, open_weights
@@ -49,7 +50,7 @@ def open_checkpoint(source: str) -> Checkpoint:
     config = read_json(folder / "config.json")
     architecture = read_architecture(config)
     return Checkpoint(
-        name=folder.resolve().name if Path(source).expanduser().is_dir() else source.rpartition("/")[2],
+        name=model_name(source, folder, config),
         folder=folder,
         architecture=architecture,
         image_processor=read_image_processor(folder, architecture.vision),
