@@ -11,10 +11,14 @@ from edge_runtime.devices.probe import probe_machine
 from edge_runtime.devices.select import ResolvedProfile, select_profile
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.load import load_engine, plan_bundle
+from edge_runtime.engine.request import DEFAULT_MAX_TOKENS
 from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.manifest import Manifest
 from edge_runtime.serving.messages import VideoSampling
 from edge_runtime.serving.settings import ModelInfo
+
+QUESTION_TOKENS = 512
+"""Room for words that is kept beside a clip, in addition to an answer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +54,14 @@ class PlannedBundle:
             flavour=manifest.flavour,
             max_context=self.plan.context_tokens,
             max_pixels=min(self.plan.max_pixels, manifest.image_processor.max_pixels),
-            video=video_sampling(manifest),
+            video=video_sampling(manifest, self.plan),
             server_version=__version__,
         )
 
 
-def video_sampling(manifest: Manifest) -> VideoSampling:
-    """How the model wants its videos, out of what its manifest says about video and patches."""
-    video, vision = manifest.video_processor, manifest.architecture.vision
+def video_sampling(manifest: Manifest, plan: MemoryPlan) -> VideoSampling:
+    """How the model wants its videos, out of what its manifest says about video and patches, and what `plan` allows."""
+    video, vision, context = manifest.video_processor, manifest.architecture.vision, plan.context_tokens
     return VideoSampling(
         fps=video.fps,
         min_frames=video.min_frames,
@@ -67,4 +71,6 @@ def video_sampling(manifest: Manifest) -> VideoSampling:
         patch_size=vision.patch_size,
         spatial_merge_size=vision.spatial_merge_size,
         temporal_patch_size=vision.temporal_patch_size,
+        max_tokens=context - min(DEFAULT_MAX_TOKENS + QUESTION_TOKENS, context // 2),
+        max_frame_pixels=plan.max_pixels,
     )

@@ -11,6 +11,7 @@ from edge_runtime.cli.ask import ask
 from edge_runtime.cli.bench import bench
 from edge_runtime.cli.doctor import doctor
 from edge_runtime.cli.inspect import inspect
+from edge_runtime.cli.ping import ping
 from edge_runtime.cli.profiles import profiles
 from edge_runtime.cli.serve import serve
 from edge_runtime.cli.version import version
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (serve, ask, profiles, inspect, doctor, bench, version):
+for _command in (serve, ask, ping, profiles, inspect, doctor, bench, version):
     app.command()(_command)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from edge_runtime.devices.memory import MemoryPlan
 from edge_runtime.engine.events import Delta, Finished, Timings, TokenLogprob
+from edge_runtime.engine.request import DEFAULT_MAX_TOKENS
 
 _CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 """A screenshot can talk a model into writing escape sequences; they must not reach a terminal."""
@@ -25,17 +26,21 @@ class Printer(Protocol):
 class AnswerPrinter:
     """Text as it comes, reasoning dimmed, and a line of timings (on stderr, so that a file gets the answer only)."""
 
-    def __init__(self, *, is_terminal: bool, quiet: bool = False) -> None:
+    def __init__(self, is_terminal: bool, quiet: bool = False, max_tokens: int | None = None) -> None:
+        """`max_tokens` as it was asked for: an answer that is cut off sooner has filled the context."""
         self._channel: str | None = None
         self._is_terminal = is_terminal
         self._quiet = quiet
+        self._max_tokens = DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
 
     def show(self, event: Delta | Finished) -> None:
         """Print a delta; end the line and add the timings after the last one."""
         if isinstance(event, Finished):
             typer.echo()
             if not self._quiet:
-                typer.secho(describe_timings(event.timings), dim=True, err=True)
+                if (reason := describe_ending(event, self._max_tokens)) is not None:
+                    print_remark(reason)
+                print_remark(describe_timings(event.timings))
             return
         if self._channel == "reasoning" and event.channel == "answer":
             typer.echo("\n")
@@ -81,6 +86,23 @@ def print_plan(plan: MemoryPlan) -> None:
         dim=True,
         err=True,
     )
+
+
+def print_remark(text: str) -> None:
+    """One dim line on stderr."""
+    typer.secho(text, dim=True, err=True)
+
+
+def describe_ending(ended: Finished, max_tokens: int) -> str | None:
+    """Why an answer is not as long as it would be; None where the model itself ended it."""
+    if ended.finish_reason == "repetition":
+        return "the answer only repeated itself and was ended; --no-stop-on-repetition lets it go on"
+    if ended.finish_reason != "length":
+        return None
+    count = len(ended.token_ids)
+    if count < max_tokens:
+        return f"the answer was cut off after {count:,} tokens: the context is full; ask for less, or in parts"
+    return f"the answer was cut off after {count:,} tokens; --max-tokens N allows for more"
 
 
 def describe_timings(timings: Timings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,16 @@ def serve(
         str, typer.Option(help="Address on this machine: tcp://127.0.0.1:PORT or ipc:///PATH.")
     ] = DEFAULT_ADDRESS,
     profile: Annotated[str, typer.Option(help="Device profile by name or TOML file; auto picks one.")] = "auto",
+    socket_mode: Annotated[
+        str | None,
+        typer.Option(help="Who may connect to an ipc:// address, in octal, as 0660. Default: 0600, this user."),
+    ] = None,
+    socket_group: Annotated[
+        str | None, typer.Option(help="Group of an ipc:// address; with --socket-mode 0660.")
+    ] = None,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, max=86400, help="How long answers in progress may take at SIGTERM.")
+    ] = 10.0,
 ) -> None:
     """Serve a bundle until SIGTERM or Ctrl-C; a second one does not wait for answers in progress."""
     import logging  # noqa: PLC0415
@@ -33,14 +44,27 @@ def serve(
     from edge_runtime.serving.settings import ServerSettings  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = ServerSettings(
+        bind=bind, socket_mode=_octal(socket_mode), socket_group=socket_group, shutdown_grace_s=drain_seconds
+    )
     planned = PlannedBundle.open(bundle_folder(bundle), profile, MemoryRequest())
     # The address is taken before the model is loaded: a second server says so at once.
-    with closing(Server(ServerSettings(bind=bind))) as server:
+    with closing(Server(settings)) as server:
         _print_plan(planned)
         _stop_on_signals(server)
         engine = planned.load()
         typer.echo(f"serving {planned.bundle.manifest.name} at {server.address}")
         server.run(engine, planned.model_info())
+
+
+def _octal(mode: str | None) -> int | None:
+    from edge_runtime.errors import BadParameter  # noqa: PLC0415
+
+    if mode is None:
+        return None
+    if not re.fullmatch("0?[67][0-7][0-7]", mode):
+        raise BadParameter(f"socket mode {mode!r} is none; wanted three octal digits, as 0660, the owner's 6 or 7")
+    return int(mode, 8)
 
 
 def _print_plan(planned: PlannedBundle) -> None:

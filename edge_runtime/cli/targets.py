@@ -6,49 +6,22 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import typer
 
-from edge_runtime.cli.loading import PlannedBundle, video_sampling
+from edge_runtime.cli.loading import PlannedBundle
 from edge_runtime.cli.pocket import NAME, bundle_folder
+from edge_runtime.cli.question import Question, Say
 from edge_runtime.devices.memory import MemoryPlan, MemoryRequest
 from edge_runtime.engine.events import Delta, Failed, Finished
-from edge_runtime.engine.request import GenerationRequest, SamplingParams
+from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import BadParameter, BundleError, InternalError
-from edge_runtime.model.conversation import Message, Part, TextPart
 from edge_runtime.serving.address import is_address
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.engine_thread import Engine, EngineThread
-from edge_runtime.serving.images import image_part
-from edge_runtime.serving.messages import VideoSampling
-from edge_runtime.vision.video import read_video
 
 _STOP_S = 5.0
 """How long a cancelled graph run may take to notice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What the command line asks."""
-
-    prompt: str
-    images: tuple[Path, ...]
-    video: Path | None
-    system: str | None
-    sampling: SamplingParams
-    max_tokens: int | None
-    stop: tuple[str, ...]
-    enable_thinking: bool | None
-    num_logprobs: int | None
-
-    def messages(self, sampling: VideoSampling | None) -> tuple[Message, ...]:
-        """The chat: system message; images, video, prompt. Raises `BadImage` for files that cannot be read."""
-        parts: list[Part] = [image_part(path) for path in self.images]
-        if self.video is not None and sampling is not None:
-            parts.append(read_video(self.video, sampling, sampling))
-        question = Message("user", (*parts, TextPart(self.prompt)))
-        return (question,) if self.system is None else (Message("system", (TextPart(self.system),)), question)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +39,13 @@ Answers = Callable[[Question], Iterator[Delta | Finished]]
 
 
 @contextmanager
-def open_target(target: str, local: LocalOptions) -> Iterator[Answers]:
-    """Connect to the address, or check and plan the bundle. Raises `EdgeError`."""
+def open_target(target: str, local: LocalOptions, say: Say | None) -> Iterator[Answers]:
+    """Connect to the address, or check and plan the bundle; `say` hears what became of pictures. Raises `EdgeError`."""
     if is_address(target):
         if local.profile != "auto":
             raise BadParameter(f"the profile is the server's choice; leave it out, or ask a bundle instead of {target}")
-        if local.max_pixels is not None:
-            raise BadParameter(f"max_pixels is the server's choice; leave it out, or ask a bundle instead of {target}")
         with Client(target) as client:
-            yield lambda question: _ask_server(client, question)
+            yield lambda question: _ask_server(client, question, say)
     else:
         bundle = bundle_folder(target)
         if not bundle.exists():
@@ -83,34 +54,42 @@ def open_target(target: str, local: LocalOptions) -> Iterator[Answers]:
             )
         request = MemoryRequest(max_chats=1, max_pixels=local.max_pixels)
         planned = PlannedBundle.open(bundle, local.profile, request)
-        yield lambda question: _ask_engine(planned, local, question)
+        yield lambda question: _ask_engine(planned, local, question, say)
 
 
-def _ask_server(client: Client, question: Question) -> Iterator[Delta | Finished]:
-    # Without a video nothing needs to be known about the server first.
-    video = client.info().video if question.video is not None else None
+def _ask_server(client: Client, question: Question, say: Say | None) -> Iterator[Delta | Finished]:
+    if question.max_pixels is not None and not question.has_pictures:
+        raise BadParameter("max_pixels makes images and videos smaller, and the question has none; leave it out")
+    # The server tells how it wants a video, and how large an image may be; else nothing needs to be known about it.
+    served = client.info() if question.video is not None or (question.images and say is not None) else None
     stream = client.generate(
-        question.messages(video),
+        question.messages(served, say),
         sampling=question.sampling,
         max_tokens=question.max_tokens,
         stop=question.stop,
         enable_thinking=question.enable_thinking,
         num_logprobs=question.num_logprobs,
+        stop_on_repetition=question.stop_on_repetition,
+        parse_special=question.parse_special,
     )
     with stream:
         yield from stream
         yield stream.result
 
 
-def _ask_engine(planned: PlannedBundle, local: LocalOptions, question: Question) -> Iterator[Delta | Finished]:
+def _ask_engine(
+    planned: PlannedBundle, local: LocalOptions, question: Question, say: Say | None
+) -> Iterator[Delta | Finished]:
     request = GenerationRequest(
         request_id="ask",
-        messages=question.messages(video_sampling(planned.bundle.manifest)),
+        messages=question.messages(planned.model_info(), say),
         sampling=question.sampling,
         max_tokens=question.max_tokens,
         stop=question.stop,
         enable_thinking=question.enable_thinking,
         num_logprobs=question.num_logprobs,
+        stop_on_repetition=question.stop_on_repetition,
+        parse_special=question.parse_special,
     )
     if local.on_plan is not None:
         local.on_plan(planned.plan)

@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from edge_runtime.devices.memory import Change, MemoryPlan, MemoryRequest, ModelFootprint, format_bytes
+from edge_runtime.devices.memory import (
+    GOOD_DECODING_BYTES,
+    LEAST_DECODING_BYTES,
+    Change,
+    MemoryPlan,
+    MemoryRequest,
+    ModelFootprint,
+    format_bytes,
+)
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.devices.select import ResolvedProfile
 from edge_runtime.errors import BadParameter, DoesNotFit
@@ -123,13 +131,15 @@ class _Search:
     """Knobs of the request that may, this once, go below what was asked."""
 
     def best_plan(self) -> MemoryPlan | None:
-        """The plan of the first rung that fits, or None."""
-        return next((plan for plan in map(self._cost, self._rungs()) if plan.total_bytes <= plan.budget_bytes), None)
+        """The plan of the first rung that fits, or None. Large pictures are given up only below the last rung."""
+        plans = (self._cost(rung, GOOD_DECODING_BYTES) for rung in self._rungs())
+        best = next((plan for plan in plans if plan.total_bytes <= plan.budget_bytes), self.least_plan())
+        return best.with_room_for_pictures() if best.total_bytes <= best.budget_bytes else None
 
     def least_plan(self) -> MemoryPlan:
         """The plan of the last rung, whether it fits or not."""
         *_, last = self._rungs()
-        return self._cost(last)
+        return self._cost(last, LEAST_DECODING_BYTES)
 
     def _rungs(self) -> Iterator[_Settings]:
         rung = self._top()
@@ -209,7 +219,7 @@ class _Search:
         per_chunk_token = self.footprint.prefill_bytes_per_token + per_context_token * rung.context_tokens
         return per_chunk_token * rung.prefill_chunk_tokens
 
-    def _cost(self, rung: _Settings) -> MemoryPlan:
+    def _cost(self, rung: _Settings, decoding_bytes: int) -> MemoryPlan:
         footprint = self.footprint
         tokens = rung.context_tokens * rung.max_chats
         return MemoryPlan(
@@ -225,6 +235,7 @@ class _Search:
             prompt_bytes=footprint.prompt_bytes_per_token * tokens,
             vision_bytes=self._vision_bytes(rung),
             prefill_bytes=self._prefill_bytes(rung),
+            decoding_bytes=decoding_bytes,
         )
 
 

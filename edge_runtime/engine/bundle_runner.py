@@ -188,7 +188,7 @@ class BundleRunner:
         if not isinstance(step.prompt, BundlePrompt):
             raise InternalError("a step must hold a prompt of this runner")
         inputs = self._rows(step.prompt, step.token_ids, step.lease.length)
-        return DecoderStep(inputs, step.lease, step.want_logits, step.cancel)
+        return DecoderStep(inputs, step.lease, step.want_logits, step.cancel, step.num_candidates)
 
     def _rows(self, prompt: BundlePrompt, token_ids: NDArray[np.int64], start: int) -> DecoderInputs:
         """Decoder inputs of `token_ids` [T], which lie at `start` of the chat's log."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.engine.events import Channel, Delta, Finished, FinishReason, Timings, TokenLogprob
 from edge_runtime.engine.model_runner import MediaTimings, PreparedPrompt, Step
+from edge_runtime.engine.repetition import RepetitionDetector
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.sampling import Sampler, token_logprob
 from edge_runtime.engine.transcript import Transcript
@@ -47,6 +48,7 @@ class Chat:
     """One request from its admission to the queue to its last event."""
 
     __slots__ = (
+        "_repetition",
         "_sampler",
         "_unsent_ids",
         "_unsent_logprobs",
@@ -75,6 +77,7 @@ class Chat:
         self.cancel = CancelToken()
         self.lease: KVLease | None = None
         self.output_ids: list[int] = []
+        self._repetition = RepetitionDetector() if request.stop_on_repetition else None
         self._sampler = Sampler(request.sampling, self.prompt_ids)
         self._unsent_ids: list[int] = []
         self._unsent_logprobs: list[TokenLogprob] = []
@@ -87,6 +90,11 @@ class Chat:
         if self.prompt.pending_media:
             return Phase.ENCODE
         return Phase.PREFILL if self.num_cached < len(self.prompt_ids) else Phase.DECODE
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the answer only repeats itself and the request wants such an answer to end."""
+        return self._repetition is not None and self._repetition.repeats
 
     @property
     def num_cached(self) -> int:
@@ -114,7 +122,7 @@ class Chat:
             token_ids = np.asarray(self.output_ids[start - num_prompt :], dtype=np.int64)
         assert len(token_ids) == num_tokens
         want_logits = start + num_tokens == num_prompt + len(self.output_ids)
-        return Step(self.prompt, token_ids, self.lease, want_logits, self.cancel)
+        return Step(self.prompt, token_ids, self.lease, want_logits, self.cancel, self.request.sampling.top_k)
 
     def rewind(self, num_cached: int, num_tokens: int) -> int:
         """After a failed run of `num_tokens` on top of `num_cached`: get ready to repeat it; return the tokens to run.
@@ -138,6 +146,8 @@ class Chat:
             self.clock.first_token_s = time.perf_counter()
         self.output_ids.append(token_id)
         self._unsent_ids.append(token_id)
+        if self._repetition is not None:
+            self._repetition.feed(token_id)
         if self.request.num_logprobs is not None:
             self._unsent_logprobs.append(token_logprob(logits, token_id, self.request.num_logprobs))
         return token_id

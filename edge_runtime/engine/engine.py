@@ -159,6 +159,8 @@ class Engine:
             self._end(chat, chat.finish("stop"))
         elif len(chat.output_ids) == chat.max_tokens:
             self._end(chat, chat.finish("length"))
+        elif chat.repeats:
+            self._end(chat, chat.finish("repetition"))
 
     def _forward(self, shares: Sequence[tuple[Chat, int]]) -> list[tuple[Chat, _Logits]]:
         """Run the decoder for all `shares`; if that fails, chat by chat, so that only the one at fault ends."""

@@ -8,8 +8,8 @@ from typing import Literal
 from edge_runtime.errors import EdgeError
 
 Channel = Literal["answer", "reasoning"]
-FinishReason = Literal["stop", "length"]
-"""stop: an end token or a stop string; length: max_tokens."""
+FinishReason = Literal["stop", "length", "repetition"]
+"""stop: an end token or a stop string; length: max_tokens; repetition: the answer only repeated itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def load_runner(
         max_cache_tokens=plan.kv_tokens,
         max_pixels=plan.max_pixels,
         session=session,
-        image_limits=image_limits or ImageLimits(),
+        image_limits=image_limits or ImageLimits(max_decode_bytes=plan.decoding_bytes),
         kv_dtype=plan.kv_dtype,
         kernels=kernels,
     )

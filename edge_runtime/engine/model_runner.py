@@ -53,6 +53,8 @@ class Step:
     lease: KVLease
     want_logits: bool
     cancel: CancelToken
+    num_candidates: int = 0
+    """How many of the likeliest tokens will be drawn from: their logits shall be as exact as the bundle can give."""
 
 
 class ModelRunner(Protocol):

@@ -55,6 +55,13 @@ class GenerationRequest:
     """Whether the model shall reason first, where its chat template leaves that open; None: as the template has it."""
     num_logprobs: int | None = None
     """None: no logprobs. N >= 0: per token, its logprob and those of the N likeliest tokens at its place."""
+    stop_on_repetition: bool = False
+    """End an answer that has come to repeat one short cycle of tokens exactly (`repetition.py` says how long)."""
+    parse_special: bool = False
+    """Whether control tokens spelled in the messages' text (`<|im_end|>`) become those tokens, as in transformers.
+
+    By default they are plain text: what is quoted or typed never opens or closes a turn (decision 50).
+    """
 
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a value outside its range."""
@@ -64,6 +71,9 @@ class GenerationRequest:
             _check_whole("num_logprobs", self.num_logprobs, 0, 20)
         if self.enable_thinking is not None and not isinstance(self.enable_thinking, bool):
             raise BadParameter(f"enable_thinking is {self.enable_thinking!r}; it must be true, false or left out")
+        for name in ("stop_on_repetition", "parse_special"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadParameter(f"{name} is {getattr(self, name)!r}; it must be true or false")
         if isinstance(self.stop, str) or len(self.stop) > 16 or not all(isinstance(s, str) and s for s in self.stop):
             raise BadParameter("stop takes a list of up to 16 strings, none of them empty")
 

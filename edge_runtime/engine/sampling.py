@@ -21,6 +21,8 @@ from edge_runtime.errors import InternalError
 
 _HEAD = 1024
 """Tokens that nearly always hold top_p of the probability."""
+_SORTED = 4096
+"""Tokens that top-k hands on likeliest first; more of them would cost more to sort than to draw from."""
 _GROUP = 64
 """Values per group in the search for the largest."""
 _BLOCK = 512
@@ -96,9 +98,10 @@ def distribution(logits: NDArray[np.float32], params: SamplingParams) -> tuple[N
     then those at least min_p times as likely as the likeliest (Nguyen et al. 2024). As transformers' warpers do,
     each works on what the one before left. `temperature` must be 1e-5 or more.
     """
-    ids = _all_ids(len(logits)) if params.top_k == 0 else largest(logits, params.top_k)
+    keeps_all = params.top_k == 0 or params.top_k >= len(logits)
+    ids = _all_ids(len(logits)) if keeps_all else _top_k_ids(logits, params.top_k)
     with np.errstate(over="ignore"):  # a logit too far below the best becomes -inf, and its weight 0, as it should
-        weights = (logits if params.top_k == 0 else logits[ids]) - logits.max()
+        weights = (logits if keeps_all else logits[ids]) - logits.max()
         weights /= np.float32(params.temperature)
     np.exp(weights, out=weights)
     if params.top_p < 1.0:
@@ -117,6 +120,16 @@ def _all_ids(num_tokens: int) -> NDArray[np.int64]:
     return ids
 
 
+def _top_k_ids(logits: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
+    """Ids of the `top_k` (fewer than V) largest of `logits` [V]: largest first, by id where that is over `_SORTED`."""
+    if top_k <= _SORTED:
+        return largest(logits, top_k)
+    bound = np.partition(logits, len(logits) - top_k)[len(logits) - top_k]
+    kept = logits > bound
+    kept[np.flatnonzero(logits == bound)[: top_k - int(np.count_nonzero(kept))]] = True
+    return np.flatnonzero(kept)
+
+
 def top_p_indices(weights: NDArray[np.float32], top_p: float) -> NDArray[np.int64]:
     """Indices of the fewest largest `weights` [K] that reach the share `top_p` of their sum.
 
@@ -131,28 +144,40 @@ def top_p_indices(weights: NDArray[np.float32], top_p: float) -> NDArray[np.int6
 
 
 def _wide_nucleus(weights: NDArray[np.float32], wanted: float) -> NDArray[np.int64]:
-    """Indices, ascending, of the fewest largest `weights` [K] that add up to `wanted`: nearly all go by a histogram.
+    """Indices, ascending, of the fewest largest `weights` [K] that add up to `wanted`; nothing is sorted.
 
-    Floats that are not negative are ordered as their bits are, so those whose first 16 bits agree share a bucket, and
-    only those of the bucket in which the sum is reached have to be sorted.
+    Floats that are not negative are ordered as their bits are: a histogram of the first 16 bits finds those with which
+    the sum is reached, one of the last 16 bits then the very value. Of equal weights the first are taken.
     """
-    buckets = weights.view(np.uint32) >> 16
+    bits = weights.view(np.uint32)
+    high, missing = _reaching_bucket(bits >> 16, weights, wanted)
+    kept = (bits >> 16) > high
+    within = np.flatnonzero(bits >> 16 == high)
+    low, missing = _reaching_bucket(bits[within] & 0xFFFF, weights[within], missing)
+    kept[within[(bits[within] & 0xFFFF) > low]] = True
+    ties = within[(bits[within] & 0xFFFF) == low]
+    count = int(np.ceil(missing / float(weights[ties[0]]))) if weights[ties[0]] > 0 else len(ties)
+    kept[ties[: max(1, count)]] = True
+    return np.flatnonzero(kept)
+
+
+def _reaching_bucket(buckets: NDArray[Any], weights: NDArray[np.float32], wanted: float) -> tuple[int, float]:
+    """The last bucket, counted from the highest, that is needed for a sum of `wanted`; and what it has to bring."""
     reached = np.cumsum(np.bincount(buckets, weights=weights, minlength=1 << 16)[::-1])[::-1]  # it and all above
     last = int(np.flatnonzero(reached >= min(wanted, reached[0]))[-1])
-    kept = buckets > last
-    within = np.flatnonzero(buckets == last)
-    within = within[largest(weights[within], len(within))]
-    missing = wanted - (reached[last + 1] if last + 1 < len(reached) else 0.0)
-    count = int(np.searchsorted(np.cumsum(weights[within].astype(np.float64)), missing)) + 1
-    kept[within[:count]] = True
-    return np.flatnonzero(kept)
+    return last, wanted - (float(reached[last + 1]) if last + 1 < len(reached) else 0.0)
 
 
 def largest(values: NDArray[Any], count: int) -> NDArray[np.int64]:
     """Indices of the `count` largest of `values` [K], largest first, equal ones by index; all where K is smaller."""
     num_groups = len(values) // _GROUP
+    if count >= len(values):
+        return np.argsort(-values, kind="stable")
     if count > num_groups:
-        return np.argsort(-values, kind="stable")[:count]
+        bound = np.partition(values, len(values) - count)[len(values) - count]
+        above = np.flatnonzero(values > bound)
+        ties = np.flatnonzero(values == bound)[: count - len(above)]
+        return np.concatenate((above[np.argsort(-values[above], kind="stable")], ties))
     # The count-th largest of the groups' maxima is a bound that at least `count` values reach, and few others do.
     maxima = values[: num_groups * _GROUP].reshape(_GROUP, num_groups).max(axis=0)
     bound = np.partition(maxima, num_groups - count)[num_groups - count]

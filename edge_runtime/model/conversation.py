@@ -1,13 +1,19 @@
-"""What a caller says to the model: messages made of text, images and video. Knows nothing of tokens or pixels."""
+"""What a caller says to the model: messages made of text, images and video. Knows nothing of tokens or pixels.
+
+The clients of `edge_runtime.serving` take pictures and whole messages in more forms (`serving/chat.py`), and make these
+of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge_runtime.errors import BadPrompt
 
 Role = Literal["system", "user", "assistant"]
 
@@ -21,8 +27,10 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImagePart:
-    """One image: an encoded file (PNG, JPEG, WEBP, BMP) or decoded pixels, uint8 [H, W, 3] RGB.
+    """One image: an encoded file (PNG, JPEG, WEBP, BMP, GIF) or decoded pixels, uint8 [H, W, 3] RGB.
 
+    In a message for a client it may be whatever `serving.images.ImageSource` names: a path, a PIL image, grey or RGBA
+    pixels, a `data:` URL. The client makes bytes or pixels of it.
     `max_pixels` and `min_pixels` narrow the bundle's own limits for this image only.
     """
 
@@ -45,12 +53,35 @@ class VideoPart:
 Part = TextPart | ImagePart | VideoPart
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Message:
-    """One turn of a chat."""
+    """One turn of a chat: `Message("user", "hi")`, or `Message("user", [ImagePart(data), "What is this?"])`."""
 
     role: Role
     content: tuple[Part, ...]
+
+    def __init__(self, role: Role, content: str | Part | Iterable[str | Part]) -> None:
+        """A string stands for a `TextPart`, one part for a sequence of one. Raises `BadPrompt` for anything else."""
+        parts = [content] if isinstance(content, (str, TextPart, ImagePart, VideoPart)) else content
+        if not isinstance(parts, Iterable) or isinstance(parts, (bytes, Mapping)):
+            raise BadPrompt(f"the content of a message is {_kind(content)}; wanted a string, or a list of parts")
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "content", tuple(_part(part, number) for number, part in enumerate(parts, 1)))
+
+
+def _part(part: object, number: int) -> Part:
+    if isinstance(part, str):
+        return TextPart(part)
+    if isinstance(part, (TextPart, ImagePart, VideoPart)):
+        return part
+    raise BadPrompt(
+        f"part {number} of a message is {_kind(part)}; wanted a string, TextPart, ImagePart or VideoPart"
+        + ("; a message as a dict is one throughout" if isinstance(part, dict) else "")
+    )
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 def media_parts(messages: tuple[Message, ...]) -> Iterator[ImagePart | VideoPart]:

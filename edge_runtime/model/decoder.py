@@ -44,10 +44,12 @@ class DecoderStep:
     """Where its T tokens are appended."""
     want_logits: bool
     cancel: CancelToken
+    num_candidates: int = 0
+    """How many of the likeliest tokens need refined logits, where the graph has them; some always get them."""
 
 
-Refine = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
-"""Improves logits [V] in place, given the final hidden state [D] that they came from."""
+Refine = Callable[[NDArray[np.float32], NDArray[np.float32], int], None]
+"""Improves logits [V] in place, given the final hidden state [D] that they came from, and `num_candidates`."""
 
 
 class Decoder(Protocol):
@@ -104,7 +106,7 @@ class PortableDecoder:
         if total > lease.capacity:
             raise InternalError(f"{total} tokens in a KV lease of {lease.capacity}")
         logits_rows = np.array([num_tokens - 1] if step.want_logits else [], dtype=np.int64)
-        head = HeadOutputs(self._text, len(logits_rows), self._refine)
+        head = HeadOutputs(self._text, [step.num_candidates] * len(logits_rows), self._refine)
         inputs: dict[str, Array] = {
             "inputs_embeds": rows.inputs_embeds,
             "rope_cos": rows.rope_cos,
@@ -140,8 +142,11 @@ class PortableDecoder:
 class HeadOutputs:
     """Where a run writes the logits of its R rows, and, if they are to be refined, what the LM head saw."""
 
-    def __init__(self, text: TextArchitecture, num_rows: int, refine: Refine | None) -> None:
+    def __init__(self, text: TextArchitecture, num_candidates: Sequence[int], refine: Refine | None) -> None:
+        """`num_candidates`: that of the step of each row."""
         self._refine = refine
+        self._num_candidates = num_candidates
+        num_rows = len(num_candidates)
         self.buffers: dict[str, Array] = {"logits": np.empty((num_rows, text.vocab_size), dtype=np.float32)}
         if refine is not None:
             self.buffers["hidden"] = np.empty((num_rows, text.hidden_size), dtype=np.float32)
@@ -150,8 +155,8 @@ class HeadOutputs:
         """[R, V], once the run is over; to be asked for once."""
         logits = self.buffers["logits"]
         if self._refine is not None:
-            for row, hidden in zip(logits, self.buffers["hidden"], strict=True):
-                self._refine(row, hidden)
+            for row, hidden, count in zip(logits, self.buffers["hidden"], self._num_candidates, strict=True):
+                self._refine(row, hidden, count)
         return logits
 
 

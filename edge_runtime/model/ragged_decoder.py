@@ -79,7 +79,7 @@ class RaggedDecoder:
         counts = [len(step.inputs.inputs_embeds) for step in steps]
         ends = np.cumsum(counts)
         logits_rows = np.array([end - 1 for end, step in zip(ends, steps, strict=True) if step.want_logits], np.int64)
-        head = HeadOutputs(self._text, len(logits_rows), self._refine)
+        head = HeadOutputs(self._text, [step.num_candidates for step in steps if step.want_logits], self._refine)
         inputs: dict[str, Array] = {
             "inputs_embeds": _joined([step.inputs.inputs_embeds for step in steps]),
             "rope_cos": _joined([step.inputs.rope_cos for step in steps]),

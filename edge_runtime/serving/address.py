@@ -25,9 +25,11 @@ def check_address(address: str, *, wildcard_port: bool) -> str:
 
     Raises `BadParameter` for a malformed address, and for one that other machines can reach.
     """
+    if not isinstance(address, str):
+        raise BadParameter(f"the address is of type {type(address).__name__}; wanted a string, as {DEFAULT_ADDRESS!r}")
     if address.startswith("ipc://"):
         path = address.removeprefix("ipc://")
-        if not 1 <= len(path.encode()) <= _MAX_IPC_BYTES:
+        if "\0" in path or not 1 <= len(path.encode(errors="surrogateescape")) <= _MAX_IPC_BYTES:
             raise BadParameter(f"{address!r}: the path of an ipc address takes 1 to {_MAX_IPC_BYTES} bytes")
         return address
     match = _TCP.fullmatch(address)
@@ -44,6 +46,22 @@ def check_address(address: str, *, wildcard_port: bool) -> str:
     return address
 
 
+def ipc_name(address: str) -> str | None:
+    """The name a checked `ipc://` address has for the system, an abstract ones included; None for TCP."""
+    if not address.startswith("ipc://"):
+        return None
+    path = address.removeprefix("ipc://")
+    return path.replace("@", "\0", 1) if path.startswith("@") else path
+
+
+def tcp_endpoint(address: str) -> tuple[str, int]:
+    """Host and port of a checked `tcp://` address; port 0 for `*`."""
+    match = _TCP.fullmatch(address)
+    assert match is not None
+    port = match["port"]
+    return match["ipv6"] or match["host"], 0 if port == "*" else int(port)
+
+
 def is_address(text: str) -> bool:
     """Whether `text` is meant as an address rather than as a path."""
     return "://" in text
@@ -52,29 +70,26 @@ def is_address(text: str) -> bool:
 def refuse_live_ipc(address: str) -> None:
     """Raise `AddressInUse` if a server answers at an `ipc://` path.
 
-    Needed because libzmq deletes whatever socket file it finds before it binds, also that of a living server.
+    What is left there, if anything, is the file of a server that has died.
     Raises `ServerError` where that cannot be asked, and `BadParameter` where the path is taken by something that is
     not a socket, which must not be deleted.
     """
-    name = address.removeprefix("ipc://")
-    if not name.startswith("@"):
-        path = Path(name)
-        if not path.exists():
-            return
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise BadParameter(f"{address!r}: {path} exists and is not a socket; choose another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(name.replace("@", "\0", 1) if name.startswith("@") else name)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return
-        except PermissionError as error:
-            raise ServerError(
-                f"{address} belongs to another user ({error.strerror}); choose another --bind address"
-            ) from error
-        except BlockingIOError:
-            pass  # its backlog is full: somebody listens
+    name = ipc_name(address)
+    assert name is not None
+    try:
+        if not name.startswith("\0") and not stat.S_ISSOCK(Path(name).lstat().st_mode):
+            raise BadParameter(f"{address!r}: {name} exists and is not a socket; choose another path")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(name)
+    except (ConnectionRefusedError, FileNotFoundError):
+        return
+    except PermissionError as error:
+        raise ServerError(
+            f"{address} belongs to another user ({error.strerror}); choose another --bind address"
+        ) from error
+    except BlockingIOError:
+        pass  # its backlog is full: somebody listens
     raise AddressInUse(f"another server already listens at {address}; stop it, or choose another --bind address")
 
 

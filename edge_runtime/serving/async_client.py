@@ -10,22 +10,37 @@ import asyncio
 import contextlib
 import itertools
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 
 from edge_runtime.engine.events import Delta, Failed, Finished
 from edge_runtime.engine.request import SamplingParams
 from edge_runtime.errors import Cancelled
-from edge_runtime.model.conversation import Message
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import DEFAULT_ADDRESS
+from edge_runtime.serving.chat import Chat
 from edge_runtime.serving.client_core import Reply, Timeouts
 from edge_runtime.serving.conversion import request_frames
 from edge_runtime.serving.images import ImageSource, question
 from edge_runtime.serving.link import Link
 
 
+class Result:
+    """An answer to come: `await stream.result`. Called, it is itself, for those who write `await stream.result()`."""
+
+    def __init__(self, answer: Callable[[], Coroutine[None, None, Finished]]) -> None:
+        self._answer = answer
+
+    def __await__(self) -> Generator[None, None, Finished]:
+        """Wait for the answer. Raises the `EdgeError` that ended the request."""
+        return self._answer().__await__()
+
+    def __call__(self) -> Result:
+        """Itself."""
+        return self
+
+
 class AsyncStream:
-    """One answer as it comes: iterate over its deltas, then await `result()`.
+    """One answer as it comes: iterate over its deltas, then await `result`.
 
     Leaving early, by `close`, an `async with` block or the cancellation of the task that waits, cancels the request.
     """
@@ -41,8 +56,12 @@ class AsyncStream:
         """Take a reply from the link's thread."""
         self._replies.put(reply)
 
-    async def result(self) -> Finished:
-        """The whole answer, once it is there; reads the rest of the stream first. Raises as iterating does."""
+    @property
+    def result(self) -> Result:
+        """The whole answer, to be awaited; reads the rest of the stream first. Raises as iterating does."""
+        return Result(self._whole)
+
+    async def _whole(self) -> Finished:
         async for _ in self:
             pass
         if isinstance(self._ending, Finished):
@@ -94,50 +113,80 @@ class AsyncClient:
     """A link to one server. Connects at the first request, and again at the next one after the server was lost.
 
     async with AsyncClient() as client:
-        print((await client.ask("What is on this screen?", images=["screen.png"])).text)
+        print((await client.ask("What is on this screen?", images="screen.png")).text)
         async for delta in client.generate(messages, max_tokens=200):
             print(delta.text, end="")
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, timeouts: Timeouts | None = None) -> None:
         """Raises `BadParameter` for an address that is malformed or not on this machine."""
-        self._link = Link(address, timeouts or Timeouts())
+        self._link = Link(address, Timeouts() if timeouts is None else timeouts)
         self._numbers = itertools.count(1)
         self._close = weakref.finalize(self, self._link.close)
 
-    def generate(
+    def generate(  # noqa: PLR0913 - what a client may ask for
         self,
-        messages: Sequence[Message],
+        messages: Chat,
         *,
         sampling: SamplingParams | None = None,
         max_tokens: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Iterable[str] | None = None,
         enable_thinking: bool | None = None,
         num_logprobs: int | None = None,
+        stop_on_repetition: bool = False,
+        parse_special: bool = False,
     ) -> AsyncStream:
         """Ask for an answer and stream it. Pixels are copied, so the caller may reuse its arrays at once.
 
-        Raises `BadParameter` or `BadImage` for what can be seen here; the stream raises everything else.
+        `messages` are `Message`s, or dicts with role and content as OpenAI's and transformers' interfaces take them,
+        oldest first; a string is a user's message. `stop` is one string or several.
+        Raises `BadParameter`, `BadPrompt` or `BadImage` for what can be seen here; the stream raises everything else.
         """
         request_id = str(next(self._numbers))
-        frames = request_frames(request_id, messages, sampling, max_tokens, stop, enable_thinking, num_logprobs)
+        frames = request_frames(
+            request_id,
+            messages,
+            sampling,
+            max_tokens,
+            stop,
+            enable_thinking,
+            num_logprobs,
+            stop_on_repetition,
+            parse_special,
+        )
         stream = AsyncStream(self, self._link, request_id)
         self._link.start(request_id, frames, stream.deliver)
         return stream
 
-    async def ask(
+    async def ask(  # noqa: PLR0913 - what `generate` takes, and what it is about
         self,
         prompt: str,
         *,
-        images: Sequence[ImageSource] = (),
+        images: ImageSource | Iterable[ImageSource] | None = None,
+        system: str | None = None,
         sampling: SamplingParams | None = None,
         max_tokens: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Iterable[str] | None = None,
+        enable_thinking: bool | None = None,
+        num_logprobs: int | None = None,
+        stop_on_repetition: bool = False,
+        parse_special: bool = False,
     ) -> Finished:
-        """The whole answer to one question about some images. Raises the `EdgeError` that ended the request."""
-        messages = question(prompt, images)
-        async with self.generate(messages, sampling=sampling, max_tokens=max_tokens, stop=stop) as stream:
-            return await stream.result()
+        """The whole answer to one question about an image, some images or none.
+
+        `system` is said before it; the rest is as in `generate`. Raises the `EdgeError` that ended the request.
+        """
+        async with self.generate(
+            question(prompt, images, system=system),
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            enable_thinking=enable_thinking,
+            num_logprobs=num_logprobs,
+            stop_on_repetition=stop_on_repetition,
+            parse_special=parse_special,
+        ) as stream:
+            return await stream.result
 
     async def info(self) -> wire.InfoReply:
         """What the server serves, and its limits. Raises `ConnectionLost` if there is none."""

@@ -7,10 +7,10 @@ that id. Each request ends in exactly one `Finished` or `Failed`, whatever happe
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_runtime.engine.events import Delta, Failed, Finished
-from edge_runtime.errors import ConnectionLost, EdgeError, ProtocolError, TimedOut
+from edge_runtime.errors import BadParameter, ConnectionLost, EdgeError, ProtocolError, TimedOut
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.conversion import event_from_wire
 
@@ -35,6 +35,15 @@ class Timeouts:
     """Between two pieces of an answer: `TimedOut`."""
     server_silence_s: float = 20.0
     """Without any sign of life, heartbeats included, while a request waits: `ConnectionLost`."""
+
+    def __post_init__(self) -> None:
+        """Raise `BadParameter` for what is no time."""
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if value is None and name != "server_silence_s":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise BadParameter(f"timeout {name} is {value!r}; it must be seconds, more than 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +133,12 @@ class ClientCore:
             return None
         due_s = min(waiting.due_s for waiting in self._waiting.values())
         return min(due_s, self._next_ping_s, self._last_heard_s + self._timeouts.server_silence_s)
+
+    def postpone(self, late_s: float) -> None:
+        """The driver slept so long that nothing could be heard meanwhile: everything is due so much later."""
+        self._last_heard_s += late_s
+        for request_id, waiting in self._waiting.items():
+            self._waiting[request_id] = replace(waiting, since_s=waiting.since_s + late_s)
 
     def lose(self, what: str) -> list[Reply]:
         """The connection is lost: everything in flight fails."""

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from edge_runtime.errors import ConnectionLost, ServerError
+from edge_runtime.serving.descriptors import need_descriptors
+
 _OPTIONS = {
     zmq.LINGER: 0,
     zmq.RECONNECT_IVL: 50,  # ms: a server that is just starting is found soon,
     zmq.RECONNECT_IVL_MAX: 1000,  # one that is down is not bothered
-    zmq.HEARTBEAT_IVL: 2000,
-    zmq.HEARTBEAT_TIMEOUT: 6000,
+    zmq.HEARTBEAT_IVL: 0,  # `ClientCore` notices a server that says nothing, also after this process was stopped
 }
 
 
@@ -24,12 +26,23 @@ class Connection:
     """A socket that connects in the background, and the monitor that says when the connection has ended."""
 
     def __init__(self, address: str) -> None:
-        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        for option, value in _OPTIONS.items():
-            self.socket.setsockopt(option, value)
-        self.socket.setsockopt(zmq.IPV6, int("[" in address))
-        self.monitor: zmq.Socket[bytes] = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self.socket.connect(address)
+        """Begin to connect. Raises `ConnectionLost` if this process cannot open a socket now."""
+        try:
+            need_descriptors()
+            self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        except (ServerError, zmq.ZMQError) as error:
+            raise ConnectionLost(f"cannot connect to {address}: {error}") from error
+        try:
+            for option, value in _OPTIONS.items():
+                self.socket.setsockopt(option, value)
+            self.socket.setsockopt(zmq.IPV6, int("[" in address))
+            self.monitor: zmq.Socket[bytes] = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            self.socket.connect(address)
+        except BaseException as error:
+            self.socket.close(0)
+            if isinstance(error, zmq.ZMQError):
+                raise ConnectionLost(f"cannot connect to {address}: {error}") from error
+            raise
 
     def send(self, frames: Sequence[bytes]) -> bool:
         """Queue a message without a copy; False if the server takes so little that the queue is full."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeVar, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from edge_runtime import errors
 from edge_runtime.engine.events import Channel, Delta, Event, Failed, Finished, FinishReason, Timings, TokenLogprob
 from edge_runtime.engine.request import GenerationRequest, SamplingParams
-from edge_runtime.errors import BadImage, EdgeError, ProtocolError
-from edge_runtime.model.conversation import ImagePart, Message, Part, Role, TextPart, VideoPart
+from edge_runtime.errors import BadImage, BadParameter, EdgeError, ProtocolError
+from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart, VideoPart
 from edge_runtime.serving import messages as wire
-
-_ROLES: tuple[Role, ...] = ("system", "user", "assistant")
-
+from edge_runtime.serving.chat import ROLES, Chat, messages_of, stop_strings
 
 # ---- requests: wire -> engine ----------------------------------------------------------------------------------
 
@@ -40,12 +38,14 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
         stop=header.stop,
         enable_thinking=header.enable_thinking,
         num_logprobs=header.num_logprobs,
+        stop_on_repetition=header.stop_on_repetition,
+        parse_special=header.parse_special,
     )
 
 
 def _message_from_wire(message: wire.ChatMessage, pictures: _Pictures) -> Message:
-    if message.role not in _ROLES:
-        raise errors.BadPrompt(f"role {message.role!r} is unknown; wanted one of {', '.join(_ROLES)}")
+    if message.role not in ROLES:
+        raise errors.BadPrompt(f"role {message.role!r} is unknown; wanted one of {', '.join(ROLES)}")
     return Message(message.role, tuple(_part_from_wire(part, pictures) for part in message.content))
 
 
@@ -92,22 +92,31 @@ class _Pictures:
 
 def request_frames(  # noqa: PLR0913, PLR0917 - what a client may ask for
     request_id: str,
-    messages: Sequence[Message],
+    messages: Chat,
     sampling: SamplingParams | None,
     max_tokens: int | None,
-    stop: Sequence[str],
+    stop: str | Iterable[str] | None,
     enable_thinking: bool | None,
     num_logprobs: int | None,
+    stop_on_repetition: bool,
+    parse_special: bool,
 ) -> list[bytes]:
-    """The whole message of a client that asks for an answer. Raises `BadParameter` or `BadImage`."""
+    """The whole message of a client that asks for an answer.
+
+    Raises `BadParameter`, `BadPrompt` or `BadImage` for whatever can be seen here.
+    """
+    if not isinstance(sampling, (SamplingParams, type(None))):
+        raise BadParameter(f"sampling is of type {type(sampling).__name__}; wanted SamplingParams(temperature=...)")
     request = GenerationRequest(
         request_id=request_id,
-        messages=tuple(messages),
+        messages=messages_of(messages),
         sampling=sampling or SamplingParams(),
         max_tokens=max_tokens,
-        stop=tuple(stop),
+        stop=stop_strings(stop),
         enable_thinking=enable_thinking,
         num_logprobs=num_logprobs,
+        stop_on_repetition=stop_on_repetition,
+        parse_special=parse_special,
     )
     header, frames = request_to_wire(request)
     return [wire.encode(header), *frames]
@@ -129,9 +138,16 @@ def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[byt
         stop=request.stop,
         enable_thinking=request.enable_thinking,
         num_logprobs=request.num_logprobs,
-        **{name: getattr(request.sampling, name) for name in SamplingParams.__dataclass_fields__},
+        stop_on_repetition=request.stop_on_repetition,
+        parse_special=request.parse_special,
+        **{name: _plain(getattr(request.sampling, name)) for name in SamplingParams.__dataclass_fields__},
     )
     return header, frames
+
+
+def _plain(value: Any) -> Any:
+    """A number as the encoder takes it; numpy's floats are Python's, and yet not."""
+    return float(value) if isinstance(value, float) else value
 
 
 def _part_to_wire(part: Part, frames: list[bytes]) -> wire.Text | wire.Image | wire.Video:

@@ -6,6 +6,7 @@ kept for it as long as it is connected. docs/protocol.md, "Liveness", is the sam
 
 from __future__ import annotations
 
+import enum
 import logging
 import time
 from collections.abc import Callable
@@ -17,11 +18,21 @@ from edge_runtime.serving import messages as wire
 from edge_runtime.serving.conversion import event_to_wire
 from edge_runtime.serving.router import Router, Sent
 from edge_runtime.serving.sessions import InFlight, Session, SessionTable
+from edge_runtime.serving.summary import Summary
 
-logger = logging.getLogger(__name__)
+_MAX_REFUSALS_KEPT = 1000
+"""Answers to what was refused, kept for a client that does not read: it may ask on all the same, so they are bounded.
+The endings of requests that were accepted are all kept; nothing is accepted while any answer is."""
 
-_MAX_UNDELIVERED = 64
-"""Endings kept for a client that does not read; it may keep asking all the same, so there must be an end to it."""
+
+class Keep(enum.Enum):
+    """Whether a message is kept for a client whose queue is full."""
+
+    NO = enum.auto()
+    REFUSAL = enum.auto()
+    """The answer to a message that led to nothing, or to an `info`."""
+    ENDING = enum.auto()
+    """The end of an accepted request."""
 
 
 @dataclass(slots=True)
@@ -40,20 +51,24 @@ class Tally:
 class Delivery:
     """Sends, and notices who cannot be sent to. `cancel` gets the engine id of work that nobody waits for."""
 
-    def __init__(self, router: Router, sessions: SessionTable, cancel: Callable[[str], None], tally: Tally) -> None:
+    def __init__(
+        self, router: Router, sessions: SessionTable, cancel: Callable[[str], None], tally: Tally, log: Summary
+    ) -> None:
         self._router = router
         self._sessions = sessions
         self._cancel = cancel
         self._tally = tally
+        self._log = log
+        self._last_heartbeat_s = 0.0
 
-    def post(self, identity: bytes, message: wire.ServerMessage, *, is_ending: bool = False) -> None:
-        """Send one message, or keep it for later if it is an ending and the client does not read."""
+    def post(self, identity: bytes, message: wire.ServerMessage, *, keep: Keep = Keep.NO) -> None:
+        """Send one message, or keep it for later if it is the last of its kind and the client does not read."""
         session = self._sessions.find(identity)
         if session is None:
             session = self._sessions.open(identity, time.monotonic())
         payload = wire.encode(message)
         if session.undelivered:
-            self._keep(session, payload, is_ending)
+            self._keep(session, payload, keep)
             return
         sent = self._router.send(identity, payload)
         if sent is Sent.GONE:
@@ -61,7 +76,7 @@ class Delivery:
             return
         if sent is Sent.FULL:
             self.abandon(session, Cancelled("cancelled: the client does not read its messages and its queue is full"))
-            self._keep(session, payload, is_ending)
+            self._keep(session, payload, keep)
         self._sessions.forget_if_idle(session)
 
     def deliver(self, event: Event) -> None:
@@ -84,10 +99,16 @@ class Delivery:
             self._tally.finished += 1
         else:
             self._tally.failed += 1
-        self.post(request.session.identity, message, is_ending=True)
+        self.post(request.session.identity, message, keep=Keep.ENDING)
 
     def heartbeat(self, now_s: float, client_timeout_s: float) -> None:
         """Tell every waiting client that we are here; whoever cannot be reached, or is silent, loses its work."""
+        if (
+            now_s - self._last_heartbeat_s > client_timeout_s
+        ):  # we slept: what clients said meanwhile is still to be read
+            for session in self._sessions.sessions():
+                session.last_heard_s = now_s
+        self._last_heartbeat_s = now_s
         for session in self._sessions.sessions():
             silent_s = now_s - session.last_heard_s
             if silent_s > client_timeout_s:
@@ -95,6 +116,13 @@ class Delivery:
             self._flush(session)
             if not session.gone and not session.undelivered:
                 self.post(session.identity, wire.Pong())
+
+    def flush(self) -> bool:
+        """Try again to deliver what slow clients have not taken; whether some of it is left."""
+        for session in self._sessions.sessions():
+            self._flush(session)
+            self._sessions.forget_if_idle(session)
+        return any(session.undelivered for session in self._sessions.sessions())
 
     def abandon(self, session: Session, reason: EdgeError) -> None:
         """Cancel all work of a session, for a reason that its endings will name."""
@@ -104,12 +132,12 @@ class Delivery:
     def give_up(self, request: InFlight, reason: EdgeError) -> None:
         """Cancel one request, for a reason that its ending will name."""
         if request.reason is None:
-            logger.info("request %s: %s", request.engine_id, reason)
+            self._log.note(logging.INFO, reason.code, f"request {request.engine_id}: {reason}")
             request.reason = reason
             self._cancel(request.engine_id)
 
-    def _keep(self, session: Session, payload: bytes, is_ending: bool) -> None:
-        if is_ending and len(session.undelivered) < _MAX_UNDELIVERED:
+    def _keep(self, session: Session, payload: bytes, keep: Keep) -> None:
+        if keep is Keep.ENDING or (keep is Keep.REFUSAL and len(session.undelivered) < _MAX_REFUSALS_KEPT):
             session.undelivered.append(payload)
 
     def _flush(self, session: Session) -> None:
@@ -125,6 +153,6 @@ class Delivery:
     def _lose(self, session: Session) -> None:
         """The client is gone: stop its work."""
         if session.in_flight:
-            logger.info("a client went away with %d requests in flight", len(session.in_flight))
+            self._log.note(logging.INFO, "gone", f"a client went away with {len(session.in_flight)} requests in flight")
         self._sessions.lose(session)
         self.abandon(session, Cancelled("cancelled: the client went away"))

@@ -1,21 +1,25 @@
 """The background thread of a client: it owns the socket, keeps the heartbeat going and routes what arrives.
 
-Both clients use it; the decisions are `ClientCore`'s. All methods may be called from any thread.
+Both clients use it; the decisions are `ClientCore`'s. All methods may be called from any thread, and after a fork: the
+child has no such thread, so its link begins anew. Whoever waits for a reply gets one, whatever fails.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import zmq
 
 from edge_runtime.engine.events import Delta, Failed
-from edge_runtime.errors import ConnectionLost
+from edge_runtime.errors import BadParameter, ConnectionLost, EdgeError
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import check_address
 from edge_runtime.serving.client_core import ClientCore, Reply, Timeouts
@@ -26,34 +30,43 @@ logger = logging.getLogger(__name__)
 
 Deliver = Callable[[Reply], None]
 """Called on the link's thread with each reply of a request; must not block or raise."""
+_LATE_S = 1.0
+"""A thread that wakes so much later than it asked for was stopped (SIGSTOP, a debugger, a suspended machine)."""
 
 
 class Link:
     """A lasting link to one address: connects at the first request, and anew at the first one after a loss."""
 
     def __init__(self, address: str, timeouts: Timeouts) -> None:
-        """Check the address; raises `BadParameter`. Nothing is sent yet."""
+        """Check the address; raises `BadParameter`. Nothing is opened or sent yet."""
+        if not isinstance(timeouts, Timeouts):
+            raise BadParameter(f"timeouts is of type {type(timeouts).__name__}; wanted Timeouts(connect_s=...)")
         self._address = check_address(address, wildcard_port=False)
-        self._core = ClientCore(address, timeouts)
-        self._wakeup = Wakeup()
+        self._timeouts = timeouts
+        self._closed = False
+        self._begin()
+        _links.add(self)
+
+    def _begin(self) -> None:
+        """The state of a link that has not been used."""
+        self._core = ClientCore(self._address, self._timeouts)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._deliver: dict[str, Deliver] = {}
         self._connection: Connection | None = None
         self._thread: threading.Thread | None = None
+        self._wakeup: Wakeup | None = None
         self._lock = threading.Lock()
-        self._closed = False
 
     def start(self, request_id: str, frames: Sequence[bytes], deliver: Deliver) -> None:
         """Send a request; `deliver` gets its replies, the last one a `Finished`, `Failed` or `InfoReply`.
 
-        Raises `ConnectionLost` after `close`.
+        Raises `ConnectionLost` after `close`, and where the system gives us no thread or descriptor.
         """
         with self._lock:
             if self._closed:
                 raise ConnectionLost("this client is closed; make a new one")
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="edge-client", daemon=True)
-                self._thread.start()
+                self._start_thread()
             self._do(partial(self._start, request_id, frames, deliver))
 
     def cancel(self, request_id: str) -> None:
@@ -68,55 +81,102 @@ class Link:
         """Fail what is in flight and disconnect, by which the server notices. Idempotent; waits for the thread."""
         with self._lock:
             self._closed = True
-            thread = self._thread
-        self._wakeup.set()
-        if thread is None:
-            self._wakeup.close()
-        elif thread is not threading.current_thread():
+            thread, wakeup = self._thread, self._wakeup
+        if wakeup is not None:
+            wakeup.set()
+        if thread is not None and thread is not threading.current_thread():
             thread.join()
+
+    def begin_anew_after_fork(self) -> None:
+        """In the child of a fork: the thread has stayed with the parent, and so has the connection."""
+        deliver = self._deliver
+        self._begin()
+        for request_id, waiting in deliver.items():
+            waiting(Failed(request_id, ConnectionLost("the process was forked; send the request again in the child")))
+
+    def _start_thread(self) -> None:
+        wakeup = None
+        try:
+            wakeup = Wakeup()
+            thread = threading.Thread(target=self._run, args=(wakeup,), name="edge-client", daemon=True)
+            thread.start()
+        except (OSError, RuntimeError) as error:
+            if wakeup is not None:
+                wakeup.close()
+            raise ConnectionLost(f"cannot start a client of {self._address}: {error}; try again later") from error
+        self._thread, self._wakeup = thread, wakeup
+
+    def _do(self, command: Callable[[], None]) -> None:
+        if self._wakeup is not None:
+            self._commands.put(command)
+            self._wakeup.set()
 
     # ---- on the link's thread --------------------------------------------------------------------------------
 
-    def _do(self, command: Callable[[], None]) -> None:
-        self._commands.put(command)
-        self._wakeup.set()
-
-    def _run(self) -> None:
+    def _run(self, wakeup: Wakeup) -> None:
         try:
             while not self._closed:
-                self._wait()
-                self._wakeup.clear()
-                while not self._commands.empty():
-                    self._commands.get()()
-                self._read()
-                self._tick()
+                self._turn(wakeup)
         except Exception:
             logger.exception("the client's thread failed")
         finally:
             with self._lock:
                 self._closed = True
+            self._lose("the client was closed")
             while not self._commands.empty():  # a request that came just before `close` must end as well
                 self._commands.get()()
-            self._lose("the client was closed")
-            self._wakeup.close()
+            wakeup.close()
 
-    def _wait(self) -> None:
+    def _turn(self, wakeup: Wakeup) -> None:
+        """Wait for news and deal with it. A failure costs the connection; without one it is raised."""
+        try:
+            self._wait(wakeup)
+            wakeup.clear()
+            while not self._commands.empty():
+                self._commands.get()()
+            self._read()
+            self._tick()
+        except Exception as error:
+            if self._connection is None:
+                raise
+            logger.exception("the connection to %s failed", self._address)
+            self._lose(f"the connection to {self._address} failed ({type(error).__name__}: {error})")
+
+    def _wait(self, wakeup: Wakeup) -> None:
         poller = zmq.Poller()
-        poller.register(self._wakeup.fileno(), zmq.POLLIN)
+        poller.register(wakeup.fileno(), zmq.POLLIN)
         if self._connection is not None:
             poller.register(self._connection.socket, zmq.POLLIN)
             poller.register(self._connection.monitor, zmq.POLLIN)
-        next_tick_s = self._core.next_tick_s()
-        poller.poll(None if next_tick_s is None else max(0, int((next_tick_s - time.monotonic()) * 1000) + 1))
+        started_s, due_s = time.monotonic(), self._core.next_tick_s()
+        poller.poll(None if due_s is None else max(0, int((due_s - started_s) * 1000) + 1))
+        if due_s is not None and (late_s := time.monotonic() - max(due_s, started_s)) > _LATE_S:
+            self._core.postpone(late_s)  # what has arrived meanwhile is still to be read
 
     def _start(self, request_id: str, frames: Sequence[bytes], deliver: Deliver) -> None:
+        self._deliver[request_id] = deliver
+        try:
+            self._ask(request_id, frames)
+        except EdgeError as error:
+            failure = error
+        except Exception as error:
+            logger.exception("a request could not be sent to %s", self._address)
+            failure = ConnectionLost(
+                f"the request could not be sent to {self._address}: {type(error).__name__}: {error}"
+            )
+        else:
+            return
+        self._core.forget(request_id)
+        self._route([Failed(request_id, failure)])
+
+    def _ask(self, request_id: str, frames: Sequence[bytes]) -> None:
+        if self._closed:
+            raise ConnectionLost("the client was closed")
         if self._connection is None:
             self._connection = Connection(self._address)
-        self._deliver[request_id] = deliver
         self._core.begin(request_id, time.monotonic())
         if not self._connection.send(frames):
-            self._core.forget(request_id)
-            self._route([Failed(request_id, ConnectionLost(f"the server at {self._address} takes no messages"))])
+            raise ConnectionLost(f"the server at {self._address} takes no messages")
 
     def _send(self, message: wire.ClientMessage) -> None:
         if self._connection is not None:
@@ -146,10 +206,13 @@ class Link:
             self._lose(f"the server at {self._address} does not answer")
 
     def _lose(self, what: str) -> None:
+        connection, self._connection = self._connection, None
         self._route(self._core.lose(what))
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        # A failure may have left some that the core knows nothing of any more; nobody may wait for ever.
+        self._route([Failed(request_id, ConnectionLost(what)) for request_id in self._deliver])
+        if connection is not None:
+            with contextlib.suppress(zmq.ZMQError):
+                connection.close()
 
     def _route(self, replies: Sequence[Reply]) -> None:
         for reply in replies:
@@ -157,3 +220,14 @@ class Link:
             deliver = self._deliver.get(request_id) if isinstance(reply, Delta) else self._deliver.pop(request_id, None)
             if deliver is not None:
                 deliver(reply)
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for link in list(_links):
+        link.begin_anew_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

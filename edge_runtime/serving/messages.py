@@ -77,6 +77,8 @@ class Generate(_Message, frozen=True, tag="generate"):
     stop: tuple[str, ...] = ()
     enable_thinking: bool | None = None
     num_logprobs: int | None = None
+    stop_on_repetition: bool = False
+    parse_special: bool = False
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -173,7 +175,11 @@ class Pong(_Message, frozen=True, tag="pong"):
 
 
 class VideoSampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How the model wants its videos sampled: frames per second, and pixels of all frames together once resized."""
+    """How the model wants its videos sampled: frames per second, and pixels of all frames together once resized.
+
+    `max_tokens` is what the frames of a clip may take of the context beside words and an answer, `max_frame_pixels` the
+    largest frame that is not resized again; None from a server that does not say.
+    """
 
     fps: float
     min_frames: int
@@ -183,6 +189,8 @@ class VideoSampling(msgspec.Struct, frozen=True, kw_only=True):
     patch_size: int
     spatial_merge_size: int
     temporal_patch_size: int
+    max_tokens: int | None = None
+    max_frame_pixels: int | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,7 +207,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InfoReply(_Message, frozen=True, tag="info_reply"):
-    """What is served, by which version, within which limits."""
+    """What is served, by which version, within which limits; and how many requests of all clients are in flight."""
 
     id: str
     protocol: int
@@ -210,6 +218,7 @@ class InfoReply(_Message, frozen=True, tag="info_reply"):
     max_pixels: int
     video: VideoSampling
     limits: Limits
+    in_flight: int = 0
 
 
 ClientMessage = Generate | Cancel | Ping | Info

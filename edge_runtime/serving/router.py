@@ -8,17 +8,19 @@ from __future__ import annotations
 import contextlib
 import enum
 from collections.abc import Iterator
-from pathlib import Path
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from edge_runtime.errors import AddressInUse, ServerError
-from edge_runtime.serving.address import check_address, refuse_live_ipc
+from edge_runtime.errors import ServerError
+from edge_runtime.serving.address import check_address
+from edge_runtime.serving.descriptors import need_descriptors
+from edge_runtime.serving.listener import Listener
 from edge_runtime.serving.settings import ServerSettings
 
-_HEARTBEAT_MS = 2000
-_HEARTBEAT_TIMEOUT_MS = 6000
+_EVENTS_PER_TURN = 1000
+_HANDSHAKE_MS = 10_000
+"""How long a connection may take to say that it speaks ZeroMQ, and hold a descriptor meanwhile."""
 _LINGER_MS = 1000
 """How long the last messages may take to leave when the server stops."""
 _UNREAD_INCOMING = 16
@@ -41,15 +43,20 @@ class Router:
     def __init__(self, settings: ServerSettings) -> None:
         """Bind. Raises `BadParameter`, `AddressInUse` or `ServerError`."""
         address = check_address(settings.bind, wildcard_port=True)
+        need_descriptors()
+        self._listener = Listener(address, settings.socket_mode, settings.socket_group)
+        self.num_turned_away = 0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
-        self._configure(settings)
-        self.monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        self.monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(events)
         try:
-            self._bind(address)
-        except BaseException:
+            self._configure(settings)
+            self._socket.setsockopt(zmq.USE_FD, self._listener.duplicate())
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
             self.close(linger_ms=0)
-            raise
+            raise ServerError(f"cannot listen at {address}: {error}") from error
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def _configure(self, settings: ServerSettings) -> None:
@@ -59,27 +66,14 @@ class Router:
             zmq.RCVHWM: _UNREAD_INCOMING,
             # Beyond this libzmq cuts the connection; in between, the client is told what was too large.
             zmq.MAXMSGSIZE: 2 * max(settings.limits.max_frame_bytes, settings.limits.max_header_bytes),
-            zmq.HEARTBEAT_IVL: _HEARTBEAT_MS,
-            zmq.HEARTBEAT_TIMEOUT: _HEARTBEAT_TIMEOUT_MS,
+            # No ZMTP heartbeat: a client that does not read cannot answer one, and would lose its endings with the
+            # connection. Nobody else is cut off from this machine without the system telling us.
+            zmq.HEARTBEAT_IVL: 0,
+            zmq.HANDSHAKE_IVL: _HANDSHAKE_MS,
             zmq.IPV6: int("[" in settings.bind),
         }
         for option, value in options.items():
             self._socket.setsockopt(option, value)
-
-    def _bind(self, address: str) -> None:
-        is_ipc = address.startswith("ipc://")
-        if is_ipc:
-            refuse_live_ipc(address)
-        try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
-            if error.errno == zmq.EADDRINUSE:
-                raise AddressInUse(
-                    f"another process already listens at {address}; stop it, or choose another --bind address"
-                ) from error
-            raise ServerError(f"cannot listen at {address}: {error}") from error
-        if is_ipc and not address.startswith("ipc://@"):
-            Path(address.removeprefix("ipc://")).chmod(0o600)  # only this user may connect
 
     @property
     def socket(self) -> zmq.Socket[bytes]:
@@ -107,18 +101,25 @@ class Router:
             raise
         return Sent.OK
 
-    def some_connection_ended(self) -> bool:
-        """Whether a connection ended since the last call; the monitor does not say whose."""
+    def watch_connections(self) -> bool:
+        """Turn away connections that the process has no descriptors for.
+
+        Returns whether any connection has ended since the last call; the monitor does not say whose.
+        """
         ended = False
         with contextlib.suppress(zmq.Again):
-            while True:
-                recv_monitor_message(self.monitor, zmq.DONTWAIT)
-                ended = True
+            for _ in range(_EVENTS_PER_TURN):
+                event = recv_monitor_message(self.monitor, zmq.DONTWAIT)
+                if event["event"] == zmq.EVENT_ACCEPTED:
+                    self.num_turned_away += self._listener.turn_away(event["value"])
+                else:
+                    ended = True
         return ended
 
     def close(self, linger_ms: int = _LINGER_MS) -> None:
         """Close the socket, giving the last messages `linger_ms` to leave. Idempotent."""
         if not self._socket.closed:
+            self._listener.close()
             self._socket.disable_monitor()
             self.monitor.close(0)
             self._socket.close(linger_ms)

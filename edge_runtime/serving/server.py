@@ -19,12 +19,13 @@ from edge_runtime.engine.events import Failed
 from edge_runtime.errors import EdgeError, InternalError, Overloaded, ProtocolError, ShuttingDown
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.conversion import failure_to_wire, request_from_wire
-from edge_runtime.serving.delivery import Delivery, Tally
+from edge_runtime.serving.delivery import Delivery, Keep, Tally
 from edge_runtime.serving.engine_thread import Engine, EngineThread
 from edge_runtime.serving.limits import check_frames, check_parts
 from edge_runtime.serving.router import Router
 from edge_runtime.serving.sessions import Session, SessionTable
 from edge_runtime.serving.settings import ModelInfo, ServerSettings
+from edge_runtime.serving.summary import Summary
 from edge_runtime.serving.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,12 @@ _MESSAGES_PER_TURN = 32
 """Messages read before the engine's events get their turn."""
 _LAST_MESSAGES = 1000
 """Messages still read, and refused, when the server stops."""
+_HASTE = 0.1
+"""Share of the heartbeat's interval after which the clients of ended connections are looked for."""
 _ENGINE_STOP_S = 5.0
 """How long the engine may take to notice a cancel, or to end its last step, before it is left behind."""
+_FAREWELL_S = 1.0
+"""How long slow clients may take at the end to make room for the endings that they have not taken."""
 _SHUTTING_DOWN = "the server is shutting down; try again when it is back"
 
 
@@ -53,7 +58,9 @@ class Server:
         self._num_stops = 0
         self._stop_deadline_s: float | None = None
         self._last_call = False
+        self._somebody_left = False
         self.tally = Tally()
+        self._log = Summary(logger)
 
     @property
     def address(self) -> str:
@@ -74,12 +81,13 @@ class Server:
         """Serve until `stop`. Raises `InternalError` if the engine fails; all requests have their `Failed` by then."""
         self._model = model
         self._engine = EngineThread(engine, self._wakeup.set)
-        self._delivery = Delivery(self._router, self._sessions, self._engine.cancel, self.tally)
+        self._delivery = Delivery(self._router, self._sessions, self._engine.cancel, self.tally, self._log)
         self._engine.start()
         try:
             self._serve()
             self._leave()
         finally:
+            self._log.flush(None)
             self.close()
 
     # ---- the loop --------------------------------------------------------------------------------------------
@@ -88,9 +96,9 @@ class Server:
         poller = zmq.Poller()
         for source in (self._router.socket, self._router.monitor, self._wakeup.fileno()):
             poller.register(source, zmq.POLLIN)
-        next_heartbeat_s = 0.0
+        last_heartbeat_s = 0.0
         while not self._done():
-            poller.poll(self._patience_ms(next_heartbeat_s))
+            poller.poll(self._patience_ms(last_heartbeat_s))
             self._wakeup.clear()
             engine_alive = self._engine.alive  # asked before its events are taken, so that its last words count
             for event in self._engine.take_events():
@@ -99,14 +107,34 @@ class Server:
                 return
             self._receive(_MESSAGES_PER_TURN)
             now_s = time.monotonic()
-            if self._router.some_connection_ended() or now_s >= next_heartbeat_s:
+            self._watch_connections()
+            if now_s >= last_heartbeat_s + self._heartbeat_interval_s():
                 self._delivery.heartbeat(now_s, self._settings.client_timeout_s)
-                next_heartbeat_s = now_s + self._settings.heartbeat_s
+                self._somebody_left = False
+                last_heartbeat_s = now_s
+            self._log.flush(now_s)
             self._wind_down(now_s)
 
-    def _patience_ms(self, next_heartbeat_s: float) -> int | None:
+    def _watch_connections(self) -> None:
+        before = self._router.num_turned_away
+        self._somebody_left |= self._router.watch_connections()
+        if self._router.num_turned_away > before:
+            self._log.note(
+                logging.WARNING,
+                "connection turned away",
+                "turned a connection away: this process has hardly any descriptors left; raise its limit "
+                "(ulimit -n, LimitNOFILE= of a systemd unit)",
+            )
+
+    def _heartbeat_interval_s(self) -> float:
+        """Sooner when somebody has left, because only a message to each client shows who it was; but not for each."""
+        return self._settings.heartbeat_s * (_HASTE if self._somebody_left else 1.0)
+
+    def _patience_ms(self, last_heartbeat_s: float) -> int | None:
         """How long there is nothing to do unless something happens; None: for ever."""
-        due_s = [next_heartbeat_s] if self._sessions.sessions() else []
+        due_s = [last_heartbeat_s + self._heartbeat_interval_s()] if self._sessions.sessions() else []
+        if self._log.due_s is not None:
+            due_s.append(self._log.due_s)
         if self._stop_deadline_s is not None:
             due_s.append(self._stop_deadline_s)
         return max(0, int((min(due_s) - time.monotonic()) * 1000) + 1) if due_s else None
@@ -140,7 +168,8 @@ class Server:
             case wire.Ping():
                 self._delivery.post(identity, wire.Pong())
             case wire.Info():
-                self._delivery.post(identity, self._model.reply(message.id, self._settings.limits), is_ending=True)
+                reply = self._model.reply(message.id, self._settings.limits, self._sessions.num_in_flight)
+                self._delivery.post(identity, reply, keep=Keep.REFUSAL)
 
     def _accept(self, identity: bytes, message: wire.Generate, frames: list[memoryview]) -> None:
         """Put a request into the queue, or raise why not."""
@@ -184,13 +213,13 @@ class Server:
     def _refuse(self, identity: bytes, frames: list[memoryview], error: EdgeError) -> None:
         """Answer a message that led to nothing, under its id if that is its own."""
         self.tally.refused += 1
-        logger.info("refused a message: %s", error)
+        self._log.note(logging.INFO, f"refused, {error.code}", f"refused a message: {error}")
         readable = frames and frames[0].nbytes <= self._settings.limits.max_header_bytes
         found = wire.peek(frames[0]) if readable else wire.Peek()
         session = self._sessions.find(identity)
         # A `Failed` with an id ends that request: never one that is in flight, nor what a broken cancel is about.
         is_own = found.type in ("generate", "info") and not (session and found.id in session.in_flight)
-        self._delivery.post(identity, failure_to_wire(error, found.id if is_own else ""), is_ending=True)
+        self._delivery.post(identity, failure_to_wire(error, found.id if is_own else ""), keep=Keep.REFUSAL)
 
     # ---- the end ---------------------------------------------------------------------------------------------
 
@@ -223,6 +252,9 @@ class Server:
         for request in self._sessions.requests():
             self._delivery.deliver(Failed(request.engine_id, error))
         self._receive(_LAST_MESSAGES)
+        deadline_s = time.monotonic() + _FAREWELL_S
+        while self._delivery.flush() and time.monotonic() < deadline_s:
+            time.sleep(0.02)
         if engine_failed:
             raise error
         if not self._engine.stop(_ENGINE_STOP_S):

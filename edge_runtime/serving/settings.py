@@ -14,9 +14,13 @@ class ServerSettings:
     """How a server listens. Times in seconds."""
 
     bind: str = DEFAULT_ADDRESS
+    socket_mode: int | None = None
+    """Mode of the file of an `ipc` address, which says who may connect; None: 0600, the server's own user."""
+    socket_group: str | None = None
+    """Group of that file, by name or number; None: the server's own."""
     limits: Limits = DEFAULT_LIMITS
     heartbeat_s: float = 1.0
-    """A client with work in flight hears from us this often, and its loss is noticed this soon."""
+    """A client with work in flight hears from us this often."""
     client_timeout_s: float = 30.0
     """A client with work in flight that says nothing for so long loses it."""
     shutdown_grace_s: float = 10.0
@@ -36,7 +40,7 @@ class ModelInfo:
     video: VideoSampling
     server_version: str
 
-    def reply(self, request_id: str, limits: Limits) -> InfoReply:
+    def reply(self, request_id: str, limits: Limits, in_flight: int) -> InfoReply:
         """The answer to an `Info`."""
         return InfoReply(
             id=request_id,
@@ -48,4 +52,5 @@ class ModelInfo:
             max_pixels=self.max_pixels,
             video=self.video,
             limits=limits,
+            in_flight=in_flight,
         )

@@ -1,7 +1,10 @@
 """Sizes the vision tower accepts, and the resizing to them. Knows nothing of files, patches or tokens.
 
 The two size rules are transformers': `qwen2_vl/image_processing_qwen2_vl.py: smart_resize` for images,
-`qwen3_vl/video_processing_qwen3_vl.py: smart_resize` for videos.
+`qwen3_vl/video_processing_qwen3_vl.py: smart_resize` for videos. Where those break their own promise, here it is kept:
+a side that would shrink below `factor` is set to `factor` while the other one keeps its share, so that thin pictures
+come out over `max_pixels` (6000x32 with a cap of 65,536 gives 3488x32, 1.7 times it); growing to `min_pixels` rounds
+both sides up, past a `max_pixels` that is close to it. Then the longer side gives way (decision 52).
 """
 
 from __future__ import annotations
@@ -45,10 +48,12 @@ def image_target_size(height: int, width: int, factor: int, pixels: PixelRange) 
     _check_aspect(height, width)
     target_height, target_width = _nearest(height, factor), _nearest(width, factor)
     if target_height * target_width > pixels.max_pixels:
-        return _shrunk(height, width, factor, math.sqrt(height * width / pixels.max_pixels))
-    if target_height * target_width < pixels.min_pixels:
-        return _grown(height, width, factor, math.sqrt(pixels.min_pixels / (height * width)))
-    return target_height, target_width
+        target = _shrunk(height, width, factor, math.sqrt(height * width / pixels.max_pixels))
+    elif target_height * target_width < pixels.min_pixels:
+        target = _grown(height, width, factor, math.sqrt(pixels.min_pixels / (height * width)))
+    else:
+        target = target_height, target_width
+    return _capped(target, factor, pixels.max_pixels)
 
 
 def video_target_size(
@@ -68,10 +73,12 @@ def video_target_size(
     target_height, target_width = _nearest(height, factor), _nearest(width, factor)
     frames = round(num_frames / temporal_factor) * temporal_factor
     if frames * target_height * target_width > pixels.max_pixels:
-        return _shrunk(height, width, factor, math.sqrt(num_frames * height * width / pixels.max_pixels))
-    if frames * target_height * target_width < pixels.min_pixels:
-        return _grown(height, width, factor, math.sqrt(pixels.min_pixels / (num_frames * height * width)))
-    return target_height, target_width
+        target = _shrunk(height, width, factor, math.sqrt(num_frames * height * width / pixels.max_pixels))
+    elif frames * target_height * target_width < pixels.min_pixels:
+        target = _grown(height, width, factor, math.sqrt(pixels.min_pixels / (num_frames * height * width)))
+    else:
+        target = target_height, target_width
+    return _capped(target, factor, pixels.max_pixels // num_frames)
 
 
 def resize_image(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -101,3 +108,12 @@ def _shrunk(height: int, width: int, factor: int, scale: float) -> tuple[int, in
 
 def _grown(height: int, width: int, factor: int, scale: float) -> tuple[int, int]:
     return math.ceil(height * scale / factor) * factor, math.ceil(width * scale / factor) * factor
+
+
+def _capped(target: tuple[int, int], factor: int, max_pixels: int) -> tuple[int, int]:
+    """`target` with its longer side cut to what `max_pixels` leaves it, never below `factor`."""
+    height, width = target
+    if height * width <= max_pixels:
+        return target
+    longer = max(factor, max_pixels // min(height, width) // factor * factor)
+    return (longer, width) if height >= width else (height, longer)

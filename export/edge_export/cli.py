@@ -138,7 +138,7 @@ def export_command(  # noqa: PLR0913, PLR0917 - one per option
 
     signal.signal(signal.SIGTERM, _exit_cleanly)
     with ProgressBars() as progress:
-        manifest = pipeline.export_bundle(source, out, options, progress)
+        manifest = pipeline.export_bundle(source, out, options, progress, warn=progress.warn)
     choice = resolve_flavour(options, manifest.architecture, has_kernels=pipeline.find_kernels() is not None)
     typer.echo(_summary(manifest, source, out))
     typer.echo(f"flavour {choice.flavour}: {choice.reason}")

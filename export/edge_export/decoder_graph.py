@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge_export.checkpoint.layouts import EMBEDDING_NAME, HEAD_NAME
 from edge_export.graph import GraphBuilder, Value
 from edge_export.layers import CachedAttention, Layers, Linear, Parts, Rotary, Stream
 from edge_export.weight_writer import StoredMatrix, WeightWriter
 from edge_runtime.model.manifest import QuantizationScheme, TensorFormat, TextArchitecture
-
-EMBEDDING_NAME = "model.language_model.embed_tokens.weight"
-HEAD_NAME = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@
     │   ├── MissingTensor      the checkpoint lacks a tensor of the architecture
     │   ├── WrongShape         a tensor's shape contradicts config.json
     │   ├── UnknownDtype       a tensor is stored in a type we cannot read
+    │   ├── UnmergedAdapter    an adapter (LoRA and the like) lies in the folder, or around the weights
+    │   ├── UnusedTensor       the checkpoint holds tensors that the bundle would not
     │   └── NotFinite          a tensor holds NaN, Inf, or numbers whose squares would soon be
     ├── MissingPackage         a package of the extra is not installed, or broken
     ├── OptionError            options that do not fit together or do not fit the model
@@ -62,6 +64,14 @@ class WrongShape(WeightsError):
 
 class UnknownDtype(WeightsError):
     """A tensor is stored in a type the exporter cannot read."""
+
+
+class UnmergedAdapter(WeightsError):
+    """An adapter (LoRA and the like) lies in the folder, or around the weights."""
+
+
+class UnusedTensor(WeightsError):
+    """The checkpoint holds tensors that the bundle would not: it would be another model than was trained."""
 
 
 class NotFinite(WeightsError):

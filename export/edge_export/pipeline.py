@@ -11,8 +11,10 @@ import msgspec
 
 import edge_export
 from edge_export.bundle_writer import BundleWriter
-from edge_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from edge_export.decoder_graph import EMBEDDING_NAME, HEAD_NAME, build_decoder
+from edge_export.checkpoint.checkpoint import Checkpoint, log_warning, open_checkpoint
+from edge_export.checkpoint.layouts import EMBEDDING_NAME, HEAD_NAME
+from edge_export.checkpoint.shards import Warn
+from edge_export.decoder_graph import build_decoder
 from edge_export.errors import OptionError, ParityFailed
 from edge_export.layers import Layers
 from edge_export.layers_edge import EdgeLayers
@@ -73,16 +75,23 @@ class Progress(Protocol):
 
 
 def export_bundle(
-    source: str, out: Path, options: ExportOptions, progress: Progress, kernels: KernelLibrary | None = None
+    source: str,
+    out: Path,
+    options: ExportOptions,
+    progress: Progress,
+    kernels: KernelLibrary | None = None,
+    warn: Warn = log_warning,
 ) -> Manifest:
     """Export the checkpoint `source` (a folder or hub id) to the bundle folder `out`. Raises `ExportError`.
 
     `kernels` run the parity gate of a small bundle of flavour `edge`; by default the installed ones, if there are any.
+    `warn` is told what of the checkpoint is left out, or understood otherwise than its config has it.
     """
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, warn)
     kernels = kernels or find_kernels()
     flavour = resolve_flavour(options, checkpoint.architecture, has_kernels=kernels is not None).flavour
     scheme = resolve_scheme(replace(options, flavour=flavour), checkpoint.architecture)
+    kernels = kernels if flavour == "edge" else None
     can_run = flavour == "portable" or kernels is not None
     if options.gate and not can_run:
         raise OptionError("--gate needs our kernels to run a bundle of flavour edge; install them, or leave it out")

@@ -25,6 +25,10 @@ class ProgressBars:
     ) -> None:
         self._bars.stop()
 
+    def warn(self, sentence: str) -> None:
+        """Show a sentence that the user has to read, above the bars."""
+        self._bars.console.print(f"warning: {sentence}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
     def start(self, stage: str, total_bytes: int) -> None:
         """Begin the bar of the next stage."""
         self._current = self._bars.add_task(stage, total=total_bytes)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from edge_export.checkpoint.layouts import EMBEDDING_NAME, HEAD_NAME
 from edge_export.checkpoint.weights import Weights
-from edge_export.decoder_graph import EMBEDDING_NAME, HEAD_NAME
 from edge_runtime.model.manifest import QuantizationScheme, TensorFormat
 
 BYTES_PER_VALUE = {"int4": 0.5, "int8": 1.0, "fp32": 4.0}

@@ -19,10 +19,10 @@ from typer.testing import CliRunner, Result
 
 from edge_runtime import __version__
 from edge_runtime.cli.main import app
-from edge_runtime.cli.printing import AnswerPrinter, describe_timings
+from edge_runtime.cli.printing import AnswerPrinter, describe_ending, describe_timings
 from edge_runtime.devices.memory import format_bytes
 from edge_runtime.devices.profile import list_profiles
-from edge_runtime.engine.events import Delta, Finished, Timings
+from edge_runtime.engine.events import Delta, Finished, FinishReason, Timings
 from edge_runtime.model.manifest import load_manifest, save_manifest
 
 Run = Callable[..., Result]
@@ -102,8 +102,9 @@ def test_inspect_finds_a_damaged_file(run: Run, tiny_bundle: Path, tmp_path: Pat
 def test_ask_streams_and_json_holds_the_same(run: Run, tiny_bundle: Path) -> None:
     human = run("ask", tiny_bundle, "hello", "--max-tokens", 9)
     assert human.exit_code == 0
-    plan, timings = human.stderr.splitlines()
+    plan, ending, timings = human.stderr.splitlines()
     assert plan.startswith("memory ")
+    assert ending == "the answer was cut off after 9 tokens; --max-tokens N allows for more"
     assert "weights" in plan
     assert "first token" in timings
     quiet = run("ask", tiny_bundle, "hello", "--max-tokens", 9, "--quiet")
@@ -137,8 +138,9 @@ def test_options_of_an_answer(run: Run, tiny_bundle: Path) -> None:
     assert ask("--temperature", 5, "--top-k", 1)["token_ids"] == greedy["token_ids"]
     assert ask("--temperature", 5, "--top-p", 1e-6)["token_ids"] == greedy["token_ids"]
     assert ask("--temperature", 5, "--min-p", 1)["token_ids"] == greedy["token_ids"]
-    penalized = ask("--repetition-penalty", 100)["token_ids"]
-    assert len(set(penalized)) == len(penalized)
+    for penalty in ("--repetition-penalty", "--presence-penalty", "--frequency-penalty"):
+        penalized = ask(penalty, 100, "--max-tokens", 40)["token_ids"]
+        assert len(set(penalized)) == len(penalized) == 40
     assert ask("--system", "Be brief.")["prompt_tokens"] > greedy["prompt_tokens"]
     end = greedy["text"][1:3]
     stopped = ask("--stop", end)
@@ -240,6 +242,22 @@ def test_reasoning_is_set_apart_and_escape_sequences_stay_out(capsys: pytest.Cap
     out = capsys.readouterr().out
     assert out.index("hm") < out.index("\n\n") < out.index("red")
     assert "\x1b[31m" not in out
+
+
+@pytest.mark.parametrize(
+    ("reason", "num_tokens", "max_tokens", "words"),
+    [
+        ("stop", 9, 9, None),
+        ("length", 9, 9, "--max-tokens N allows for more"),
+        ("length", 9, 1024, "after 9 tokens: the context is full"),
+        ("repetition", 9, 1024, "--no-stop-on-repetition"),
+    ],
+)
+def test_why_an_answer_ended_in_words(
+    reason: FinishReason, num_tokens: int, max_tokens: int, words: str | None
+) -> None:
+    told = describe_ending(Finished("1", "", "", (1,) * num_tokens, reason, Timings()), max_tokens)
+    assert told is None if words is None else words in str(told)
 
 
 def test_timings_in_words() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,8 +30,8 @@ COMMAND = [sys.executable, "-c", SIGINT_WORKS + "from edge_runtime.cli.main impo
 class Served:
     """A running `edge-runtime serve`, after it has said where it serves."""
 
-    def __init__(self, bundle: Path, bind: str) -> None:
-        command = [*COMMAND, "serve", str(bundle), "--bind", bind]
+    def __init__(self, bundle: Path, bind: str, *options: str) -> None:
+        command = [*COMMAND, "serve", str(bundle), "--bind", bind, *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.lines: list[str] = []
@@ -48,8 +50,8 @@ class Served:
 def served(tiny_bundle: Path) -> Iterator[Callable[..., Served]]:
     started: list[Served] = []
 
-    def start(bind: str = "tcp://127.0.0.1:*") -> Served:
-        started.append(Served(tiny_bundle, bind))
+    def start(bind: str = "tcp://127.0.0.1:*", *options: str) -> Served:
+        started.append(Served(tiny_bundle, bind, *options))
         return started[-1]
 
     yield start
@@ -132,3 +134,43 @@ def test_video_by_address_is_video_in_process(served: Callable[..., Served], tin
     in_process = ask(tiny_bundle, "--video", path)
     assert ask(served().address, "--video", path) == in_process
     assert in_process != ask(tiny_bundle)
+
+
+def test_ping_says_who_answers_and_fails_where_nobody_does(served: Callable[..., Served], tmp_path: Path) -> None:
+    server = served(f"ipc://{tmp_path}/s")
+    done = subprocess.run([*COMMAND, "ping", server.address], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert re.fullmatch(r"\S+ \(\S+\) at \S+: 0 of 64 requests in flight, [\d.]+ ms\n", done.stdout)
+    assert server.end(signal.SIGTERM) == 0
+    assert not (tmp_path / "s").exists()
+    command = [*COMMAND, "ping", server.address, "--timeout", "0.2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no server answered" in done.stderr
+    assert done.stdout == ""
+
+
+def test_socket_mode_is_that_of_the_file(served: Callable[..., Served], tiny_bundle: Path, tmp_path: Path) -> None:
+    server = served(f"ipc://{tmp_path}/s", "--socket-mode", "0660", "--socket-group", str(os.getgid()))
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o660
+    assert server.end(signal.SIGKILL) == -signal.SIGKILL
+    assert (tmp_path / "s").exists()
+    successor = served(server.address)  # a stale socket is no obstacle
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
+    assert ask(successor.address)["finish_reason"] == "length"
+    for wrong in ("660x", "0060", "1777", "9"):
+        command = [*COMMAND, "serve", str(tiny_bundle), "--bind", f"ipc://{tmp_path}/t", "--socket-mode", wrong]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "three octal digits" in done.stderr
+
+
+def test_drain_seconds_bound_the_wait_at_sigterm(served: Callable[..., Served]) -> None:
+    server = served("tcp://127.0.0.1:*", "--drain-seconds", "0")
+    with Client(server.address) as client:
+        stream = client.generate("hello", max_tokens=4000)
+        next(stream)
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ShuttingDown):
+            stream.result  # noqa: B018
+    assert server.process.wait(60) == 0

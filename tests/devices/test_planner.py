@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.devices.memory import MemoryRequest, ModelFootprint, format_bytes
+from edge_runtime.devices.memory import (
+    DECODING_PROCESS_BYTES,
+    GOOD_DECODING_BYTES,
+    LEAST_DECODING_BYTES,
+    MOST_DECODING_BYTES,
+    MemoryRequest,
+    ModelFootprint,
+    format_bytes,
+)
 from edge_runtime.devices.planner import MIN_IMAGE_TOKENS, TEXT_TOKENS, plan_memory, smallest_changes
 from edge_runtime.devices.select import ResolvedProfile
 from edge_runtime.errors import BadParameter, DoesNotFit
@@ -137,7 +145,7 @@ def test_more_weights_never_give_more(
 def test_plenty_of_memory_gives_all_that_the_profile_offers() -> None:
     plan = plan_memory(MODEL_2B, LAPTOP, ANYTHING)
     assert (plan.context_tokens, plan.max_chats, plan.max_pixels) == (16_384, 2, 2_088_960)
-    assert plan.total_bytes == (
+    assert plan.total_bytes - plan.decoding_bytes - DECODING_PROCESS_BYTES == (
         1300 * MIB
         + 250 * MIB
         + (229_376 + 32_768) * 2 * 16_384
@@ -150,8 +158,8 @@ def test_plenty_of_memory_gives_all_that_the_profile_offers() -> None:
     [
         (12_288, 2, 16_384, 256, 2_088_960),
         (8_192, 1, 16_384, 256, 2_088_960),
-        (4_096, 1, 8_192, 256, 2_088_960),
-        (2_600, 1, 2_624, 256, 1_638_400),
+        (4_096, 1, 7_680, 256, 2_088_960),
+        (2_600, 1, 2_432, 256, 1_441_792),
     ],
 )
 def test_what_gives_way_first(budget_mib: int, chats: int, context: int, chunk: int, max_pixels: int) -> None:
@@ -229,6 +237,18 @@ def test_images_do_not_give_way_below_what_grounding_needs() -> None:
 def test_a_request_no_memory_can_serve_is_refused(request_: MemoryRequest, message: str) -> None:
     with pytest.raises(BadParameter, match=message):
         plan_memory(MODEL_2B, LAPTOP, request_)
+
+
+def test_pictures_get_half_of_what_is_left_and_give_way_last() -> None:
+    roomy = plan_memory(MODEL_2B, LAPTOP, MemoryRequest(budget_bytes=16 * GIB))
+    assert roomy.decoding_bytes == MOST_DECODING_BYTES
+    settings = MemoryRequest(context_tokens=4096, max_pixels=1_048_576, max_chats=1, kv_dtype="fp32")
+    least = smallest_changes(MODEL_2B, LAPTOP, replace(settings, budget_bytes=1))[-1].request.budget_bytes
+    assert least is not None
+    tight = plan_memory(MODEL_2B, LAPTOP, replace(settings, budget_bytes=least))
+    assert tight.decoding_bytes == LEAST_DECODING_BYTES
+    some = plan_memory(MODEL_2B, LAPTOP, replace(settings, budget_bytes=least + 400 * MIB))
+    assert GOOD_DECODING_BYTES + 100 * MIB < some.decoding_bytes < MOST_DECODING_BYTES
 
 
 def test_rows_add_up_for_people() -> None:

@@ -47,6 +47,8 @@ def test_bad_sampling_parameters(name: str, value: object):
         ("stop", (5,)),
         ("stop", ("x",) * 17),
         ("enable_thinking", "yes"),
+        ("stop_on_repetition", 1),
+        ("parse_special", None),
     ],
 )
 def test_bad_request_fields(name: str, value: object):

@@ -32,7 +32,9 @@ def exported(source: Path, out: Path, flavour: Flavour, head: WeightFormat, kern
     return out / head
 
 
-def logits_after_each_token(bundle: Path, flavour: Flavour, kernels: KernelLibrary) -> NDArray[np.float32]:
+def logits_after_each_token(
+    bundle: Path, flavour: Flavour, kernels: KernelLibrary, num_candidates: int = 0
+) -> NDArray[np.float32]:
     """[prompt tokens, V], the prompt fed token by token."""
     session = SessionSettings(num_threads=1, kernels=kernels if flavour == "edge" else None)
     runner = BundleRunner(open_bundle(bundle), RunnerSettings(256, 256, None, session, ImageLimits(), "fp32"))
@@ -40,7 +42,7 @@ def logits_after_each_token(bundle: Path, flavour: Flavour, kernels: KernelLibra
     lease = runner.kv_cache.lease(len(prompt.input_ids))
     assert lease is not None
     for token in prompt.input_ids:
-        (row,) = runner.forward([Step(prompt, np.array([token]), lease, True, CancelToken())])
+        (row,) = runner.forward([Step(prompt, np.array([token]), lease, True, CancelToken(), num_candidates)])
         assert row is not None
         rows.append(row)
     return np.stack(rows)
@@ -57,12 +59,16 @@ def test_the_likeliest_tokens_have_the_scores_of_an_int8_head(
     bundles = {head: exported(tiny_checkpoint, tmp_path, flavour, head, kernel_library) for head in ("int4", "int8")}
     int8 = logits_after_each_token(bundles["int8"], flavour, kernel_library)
     rescored = logits_after_each_token(bundles["int4"], flavour, kernel_library)
+    more = logits_after_each_token(bundles["int4"], flavour, kernel_library, num_candidates=200)
     monkeypatch.setattr(Rescorer, "__call__", lambda *_: None)
     int4 = logits_after_each_token(bundles["int4"], flavour, kernel_library)
 
     changed = rescored != int4
     assert (changed.sum(axis=1) > 0.9 * NUM_CANDIDATES).all()  # a score may be the same by chance
     assert (changed.sum(axis=1) <= NUM_CANDIDATES).all()
+    changed_more = more != int4
+    assert (changed_more.sum(axis=1) > 0.9 * 200).all()  # as many as a request draws from
+    assert (changed_more.sum(axis=1) <= 200).all()
     off = {name: np.abs(logits - int8)[changed] for name, logits in (("int4", int4), ("rescored", rescored))}
     assert off["rescored"].mean() < 0.5 * off["int4"].mean()  # an int8 head rounds its activations, rescoring does not
     assert (int4.argmax(axis=1) != int8.argmax(axis=1)).any()  # else the next line would say nothing

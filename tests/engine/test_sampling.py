@@ -156,6 +156,26 @@ def test_largest_equals_a_stable_sort(size: int, count: int):
         assert largest(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
 
 
+@pytest.mark.parametrize("top_k", [2_000, 4_096, 4_097, 15_000, 19_999, 20_000, 10**6])
+@pytest.mark.parametrize("values", ["normal", "few", "equal"])
+def test_a_large_top_k_keeps_what_a_stable_sort_keeps(top_k: int, values: str):
+    rng = np.random.default_rng(6)
+    logits = {"normal": rng.normal(size=20_000), "few": rng.integers(0, 4, 20_000), "equal": np.zeros(20_000)}[values]
+    logits = logits.astype(np.float32)
+    wanted = np.argsort(-logits, kind="stable")[:top_k]
+    ids, weights = distribution(logits, SamplingParams(temperature=1.0, top_k=top_k))
+    assert sorted(ids.tolist()) == sorted(wanted.tolist())
+    np.testing.assert_allclose(weights, np.exp(logits[ids] - logits.max()), rtol=1e-5)
+
+
+def test_a_nucleus_of_equal_weights_takes_the_first_of_them():
+    weights = np.full(5000, 0.25, dtype=np.float32)
+    weights[4000:] = 0.125
+    assert top_p_indices(weights, 0.5).tolist() == list(range(2250))
+    weights[:2000] = 0.0
+    assert top_p_indices(weights, 1.0).tolist() == list(range(2000, 5000))
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.01, 1.0])
 @pytest.mark.parametrize("top_p", [0.5, 0.9, 0.999_999])
 def test_a_nucleus_of_many_tokens_is_that_of_a_full_sort(spread: float, top_p: float):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from edge_export.checkpoint.checkpoint import open_checkpoint
 from edge_export.checkpoint.weights import MAX_WEIGHT, open_weights
 from edge_export.errors import CorruptShard, MissingShard, MissingTensor, NotFinite, UnknownDtype, WrongShape
 from edge_export.quantize import quantize
@@ -115,10 +116,11 @@ def test_the_largest_weights_are_quantized_without_overflow(tmp_path: Path) -> N
             assert 0 < lost.relative_rms < worst
 
 
-def test_unknown_dtype(tmp_path: Path) -> None:
-    save_file({"x": np.ones((4, 4), dtype=np.int8)}, tmp_path / "model.safetensors")
-    with pytest.raises(UnknownDtype, match=r"x is stored as I8.*unquantized"):
-        open_weights(tmp_path)
+def test_unknown_dtype(checkpoint: Path) -> None:
+    tensors = load_file(checkpoint / "model.safetensors")
+    save_file(tensors | {NAME: tensors[NAME].astype(np.int8)}, checkpoint / "model.safetensors")
+    with pytest.raises(UnknownDtype, match=r"q_proj\.weight is stored as I8.*unquantized"):
+        open_checkpoint(str(checkpoint))
 
 
 def test_every_truncation_of_a_file_is_noticed(tmp_path: Path) -> None:
@@ -143,6 +145,11 @@ def test_every_truncation_of_a_file_is_noticed(tmp_path: Path) -> None:
         {"dtype": "F32", "shape": [2], "data_offsets": [0]},
         {"dtype": "F32", "shape": ["a"], "data_offsets": [0, 8]},
         {"dtype": "F32", "shape": 2, "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [1e400], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [1 << 61] * 9, "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [1 << 70, (1 << 70) + 8]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+        {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]},
         {"shape": [2], "data_offsets": [0, 8]},
         {},
         [],
@@ -156,7 +163,19 @@ def test_a_lying_header(tmp_path: Path, entry: object) -> None:
         open_weights(tmp_path)
 
 
-@pytest.mark.parametrize("header", [b"{", b"[]", b"7", b"\xff\xfe\xfd", b'{"x":{"a":}}'])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{",
+        b"[]",
+        b"7",
+        b"\xff\xfe\xfd",
+        b'{"x":{"a":}}',
+        b"[" * 200_000,
+        b'{"x":' * 50_000,
+        b'{"x":{"dtype":"F32","shape":[NaN],"data_offsets":[0,4]}}',
+    ],
+)
 def test_a_malformed_header(tmp_path: Path, header: bytes) -> None:
     write_raw(tmp_path / "model.safetensors", header)
     with pytest.raises(CorruptShard):
@@ -167,6 +186,24 @@ def test_a_malformed_header(tmp_path: Path, header: bytes) -> None:
 def test_a_header_of_impossible_length(tmp_path: Path, announced: int) -> None:
     write_raw(tmp_path / "model.safetensors", b"{}", announced=announced)
     with pytest.raises(CorruptShard):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "offsets", [([0, 8], [0, 8]), ([0, 8], [4, 12]), ([0, 8], [12, 20])], ids=["same", "overlap", "gap"]
+)
+def test_tensors_lie_side_by_side(tmp_path: Path, offsets: tuple[list[int], list[int]]) -> None:
+    header = {name: {"dtype": "F32", "shape": [2], "data_offsets": at} for name, at in zip("xy", offsets, strict=True)}
+    write_raw(tmp_path / "model.safetensors", json.dumps(header).encode(), bytes(max(offsets[1])))
+    with pytest.raises(CorruptShard, match="y lies at bytes"):
+        open_weights(tmp_path)
+
+
+def test_bytes_that_belong_to_no_tensor(tmp_path: Path) -> None:
+    save_file({"x": np.ones(4, dtype=np.float32)}, tmp_path / "model.safetensors")
+    with (tmp_path / "model.safetensors").open("ab") as file:
+        file.write(bytes(8))
+    with pytest.raises(CorruptShard, match="the file at 24"):
         open_weights(tmp_path)
 
 
@@ -201,9 +238,21 @@ def test_no_weights_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "{}", '{"weight_map": {}}', '{"weight_map": [1]}', '{"weight_map": {"x": "../outside.safetensors"}}'],
+    [
+        "{",
+        "[" * 200_000,
+        "{}",
+        '{"weight_map": {}}',
+        '{"weight_map": [1]}',
+        '{"weight_map": {"x": 1}}',
+        '{"weight_map": {"x": "../outside.safetensors"}}',
+        '{"weight_map": {"x": ".."}}',
+        '{"weight_map": {"x": "a\\u0000b"}}',
+        '{"weight_map": {"x": "\\ud800"}}',
+    ],
 )
 def test_a_damaged_index(checkpoint: Path, content: str) -> None:
+    (checkpoint / "model.safetensors").unlink()
     (checkpoint / INDEX).write_text(content)
     with pytest.raises(CorruptShard, match=r"index|beside"):
         open_weights(checkpoint)

@@ -1,9 +1,9 @@
+import math
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edge_kernels.library import KernelLibrary
@@ -15,7 +15,6 @@ from edge_runtime.vision.patchify import Normalization, patchify
 from edge_runtime.vision.plan import MediaPlanner, temporal_patch_times
 from edge_runtime.vision.positions import patch_positions
 from edge_runtime.vision.resize import PixelRange, image_target_size, resize_image, video_target_size
-from edge_runtime.vision.video import read_video, sample_frame_indices
 
 QWEN3 = PixelRange(65_536, 16_777_216)
 LIMITS = ImageLimits()
@@ -50,6 +49,49 @@ def test_every_target_size_is_allowed(height: int, width: int) -> None:
     assert target[0] % 32 == target[1] % 32 == 0
     assert QWEN3.min_pixels <= target[0] * target[1] <= QWEN3.max_pixels
     assert image_target_size(*target, 32, QWEN3) == target
+
+
+def their_target_size(height: int, width: int, factor: int, pixels: PixelRange) -> tuple[int, int]:
+    """`smart_resize` of transformers' qwen2_vl image processor, which breaks its cap at times."""
+    high, wide = round(height / factor) * factor, round(width / factor) * factor
+    if high * wide > pixels.max_pixels:
+        scale = math.sqrt(height * width / pixels.max_pixels)
+        return max(factor, int(height / scale / factor) * factor), max(factor, int(width / scale / factor) * factor)
+    if high * wide < pixels.min_pixels:
+        scale = math.sqrt(pixels.min_pixels / (height * width))
+        return math.ceil(height * scale / factor) * factor, math.ceil(width * scale / factor) * factor
+    return high, wide
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000), st.integers(65_536, 2_000_000), st.integers(65_536, 2_000_000))
+def test_the_cap_is_kept_and_all_else_is_as_transformers_has_it(height: int, width: int, one: int, other: int) -> None:
+    assume(max(height, width) <= 200 * min(height, width))
+    pixels = PixelRange(min(one, other), max(one, other))
+    target, theirs = image_target_size(height, width, 32, pixels), their_target_size(height, width, 32, pixels)
+    assert target[0] * target[1] <= pixels.max_pixels
+    assert target == theirs or theirs[0] * theirs[1] > pixels.max_pixels
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "pixels", "target"),
+    [
+        (32, 6000, PixelRange(65_536, 65_536), (32, 2048)),  # theirs: 32x3488
+        (6000, 32, PixelRange(65_536, 65_536), (2048, 32)),
+        (20, 1000, PixelRange(65_536, 65_536), (64, 1024)),  # theirs: 64x1824
+        (20, 3000, PixelRange(65_536, 1_048_576), (32, 3008)),  # as theirs
+    ],
+)
+def test_thin_images_stay_within_their_cap(
+    height: int, width: int, pixels: PixelRange, target: tuple[int, int]
+) -> None:
+    assert image_target_size(height, width, 32, pixels) == target
+
+
+@given(st.integers(2, 40), st.integers(32, 4000), st.integers(32, 4000), st.integers(200_000, 3_000_000))
+def test_the_cap_of_a_video_is_kept(frames: int, height: int, width: int, most: int) -> None:
+    assume(max(height, width) <= 200 * min(height, width))
+    target = video_target_size(frames, height, width, 32, 2, PixelRange(4096, most))
+    assert frames * target[0] * target[1] <= max(most, frames * 32 * 32)
 
 
 def test_narrowed_ranges_stay_inside() -> None:
@@ -176,38 +218,3 @@ def test_plan_keeps_to_the_memory_planners_cap(manifest: Manifest) -> None:
 
 def test_times_of_pairs() -> None:
     assert temporal_patch_times((0.0, 1.0, 3.0), 2) == (0.5, 3.0)
-
-
-def test_sampled_frames_are_spread_evenly(manifest: Manifest) -> None:
-    processor = manifest.video_processor  # 2 frames per second, at least 4
-    assert sample_frame_indices(90, 30.0, processor) == [0, 18, 36, 53, 71, 89]
-    assert sample_frame_indices(10, 30.0, processor) == [0, 3, 6, 9]
-    assert sample_frame_indices(3, 30.0, processor) == [0, 1, 2]
-
-
-def write_video(path: Path, num_frames: int) -> None:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (96, 64))
-    assert writer.isOpened()
-    for i in range(num_frames):
-        writer.write(np.full((64, 96, 3), (0, 0, 5 * i), np.uint8))  # BGR: red grows
-    writer.release()
-
-
-def test_video_file_is_sampled_in_order(tmp_path: Path, manifest: Manifest) -> None:
-    write_video(tmp_path / "v.avi", 30)
-    video = read_video(tmp_path / "v.avi", manifest.architecture.vision, manifest.video_processor)
-    indices = [0, 6, 12, 17, 23, 29]
-    assert video.timestamps_s == pytest.approx([index / 10 for index in indices])
-    assert [np.asarray(frame)[..., 0].mean() for frame in video.frames] == pytest.approx(
-        [5 * index for index in indices], abs=4
-    )
-    (plan,) = [MediaPlanner(manifest, LIMITS).plan(video)]
-    assert (plan.runs[0].height, plan.runs[0].width) == np.asarray(video.frames[0]).shape[:2]
-
-
-def test_video_files_that_cannot_be_read(tmp_path: Path, manifest: Manifest) -> None:
-    (tmp_path / "text.mp4").write_bytes(b"no video")
-    write_video(tmp_path / "one.avi", 1)
-    for name in ("text.mp4", "missing.mp4", "one.avi"):
-        with pytest.raises(BadImage):
-            read_video(tmp_path / name, manifest.architecture.vision, manifest.video_processor)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from edge_export.checkpoint.config import read_architecture
+from edge_export.checkpoint.head import settle_head
 from edge_export.checkpoint.hub import resolve_source
 from edge_export.checkpoint.json_file import read_json
+from edge_export.checkpoint.model_tensors import check_tensors
 from edge_export.checkpoint.name import model_name
 from edge_export.checkpoint.processors import read_generation_defaults, read_image_processor, read_video_processor
+from edge_export.checkpoint.shards import Warn, refuse_adapter_files
 from edge_export.checkpoint.tokenizer import read_chat_template, read_special_tokens
 from edge_export.checkpoint.weights import Weights, open_weights
 from edge_runtime.model.manifest import (
@@ -20,6 +26,11 @@ from edge_runtime.model.manifest import (
     SpecialTokens,
     VideoProcessor,
 )
+
+
+def log_warning(sentence: str) -> None:
+    """Where warnings go by default: to the log, and so, unless somebody sets that up, to standard error."""
+    logging.getLogger("edge_export").warning(sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +55,26 @@ class Checkpoint:
         return self.weights.sha256(self.folder / "config.json", on_read)
 
 
-def open_checkpoint(source: str) -> Checkpoint:
-    """Read a checkpoint folder, or download one from the hub. Raises `ExportError` (see edge_export.errors)."""
+def open_checkpoint(source: str, warn: Warn = log_warning) -> Checkpoint:
+    """Read a checkpoint folder, or download one from the hub. Raises `ExportError` (see edge_export.errors).
+
+    `warn` is told, in one sentence each, of what the folder holds and the export leaves out or understands in its own
+    way.
+    """
     folder = resolve_source(source)
+    refuse_adapter_files(folder)
     config = read_json(folder / "config.json")
     architecture = read_architecture(config)
+    tied, weights = settle_head(open_weights(folder, warn), config, warn)
+    text = msgspec.structs.replace(architecture.text, tie_word_embeddings=tied)
     return Checkpoint(
         name=model_name(source, folder, config),
         folder=folder,
-        architecture=architecture,
+        architecture=msgspec.structs.replace(architecture, text=text),
         image_processor=read_image_processor(folder, architecture.vision),
         video_processor=read_video_processor(folder, architecture.vision),
         special_tokens=read_special_tokens(folder, config, architecture.text.vocab_size),
         generation=read_generation_defaults(folder),
         chat_template=read_chat_template(folder),
-        weights=open_weights(folder),
+        weights=check_tensors(weights, architecture, tied=tied, warn=warn),
     )

@@ -1,12 +1,24 @@
-"""Strict access to the JSON files of a checkpoint: a missing or mistyped field is an error that names it."""
+"""Strict access to the JSON files of a checkpoint: a missing or mistyped field is an error that names it.
+
+Numbers are finite and within `MAX_INTEGER` and `MAX_NUMBER`, however they are spelled: NaN and Infinity are no JSON.
+"""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edge_export.errors import ConfigError
+
+MAX_FILE_BYTES = 1 << 28
+"""The largest tokenizer.json in the field has 33 MB."""
+
+MAX_INTEGER = (1 << 31) - 1
+"""No size, limit or token id of a model is beyond it, and none overflows in what is computed from it."""
+
+MAX_NUMBER = 1e15
 
 
 class JsonObject:
@@ -23,16 +35,21 @@ class JsonObject:
         """The object under `field`. Raises `ConfigError` if it is missing or not an object."""
         return JsonObject(self._typed(field, dict, "an object"), f"{self.place}: {field}")
 
-    def integer(self, field: str, minimum: int = 1) -> int:
-        """The integer under `field`, at least `minimum`."""
+    def integer(self, field: str, minimum: int = 1, maximum: int = MAX_INTEGER) -> int:
+        """The integer under `field`, from `minimum` to `maximum`."""
         value = self._typed(field, int, "an integer")
         if value < minimum:
-            raise ConfigError(f"{self.place}: {field} is {value}; it must be at least {minimum}")
+            raise ConfigError(f"{self.place}: {field} is {short(value)}; it must be at least {minimum}")
+        if value > maximum:
+            raise ConfigError(f"{self.place}: {field} is {short(value)}; it must be at most {maximum}")
         return int(value)
 
-    def number(self, field: str) -> float:
-        """The number under `field` as a float."""
-        return float(self._typed(field, (int, float), "a number"))
+    def number(self, field: str, minimum: float = -MAX_NUMBER, maximum: float = MAX_NUMBER) -> float:
+        """The number under `field` as a float, from `minimum` to `maximum`."""
+        value = self._typed(field, (int, float), "a number")
+        if not minimum <= value <= maximum:
+            raise ConfigError(f"{self.place}: {field} is {short(value)}; it must be from {minimum} to {maximum}")
+        return float(value)
 
     def boolean(self, field: str) -> bool:
         """The boolean under `field`."""
@@ -50,6 +67,8 @@ class JsonObject:
         values = self._typed(field, list, "a list of numbers")
         if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
             raise self._mistyped(field, values, "a list of numbers")
+        if any(not -MAX_NUMBER <= value <= MAX_NUMBER for value in values):
+            raise self._mistyped(field, values, f"a list of numbers of at most {MAX_NUMBER:.0e}")
         if count is not None and len(values) != count:
             raise self._mistyped(field, values, f"a list of {count} numbers")
         return tuple(float(value) for value in values)
@@ -77,19 +96,35 @@ class JsonObject:
         return value
 
     def _mistyped(self, field: str, value: object, wanted: str) -> ConfigError:
-        return ConfigError(f"{self.place}: {field} is {value!r}; it must be {wanted}")
+        return ConfigError(f"{self.place}: {field} is {short(value)}; it must be {wanted}")
 
 
 def read_json(path: Path) -> JsonObject:
     """Read the object in `path`. Raises `ConfigError` if the file is missing, not JSON, or not an object."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise ConfigError(
             f"{path.parent} has no {path.name}; a Qwen3-VL checkpoint has one, so the download is incomplete"
-        ) from None
-    except (ValueError, OSError) as error:
+        )
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path} is no file of at most {MAX_FILE_BYTES >> 20} MiB; download it again")
+        values = msgspec.json.decode(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:  # msgspec's own errors are ValueErrors
         raise ConfigError(f"{path} cannot be read as JSON: {error}; download it again") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}, not an object; download it again")
     return JsonObject(values, path.name)
+
+
+def read_json_if_there(path: Path) -> JsonObject:
+    """As `read_json`; an object without fields where there is no such file."""
+    return read_json(path) if path.exists() else JsonObject({}, path.name)
+
+
+def short(value: object, limit: int = 100) -> str:
+    """`value` as Python writes it, in ASCII, cut to about `limit` characters: it comes from outside."""
+    try:
+        text = ascii(value)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from edge_export.checkpoint.json_file import JsonObject, read_json
+from edge_export.checkpoint.json_file import JsonObject, read_json, read_json_if_there
 from edge_export.errors import ConfigError
 from edge_runtime.model.manifest import GenerationDefaults, ImageProcessor, VideoProcessor, VisionArchitecture
 
@@ -51,11 +51,10 @@ def read_video_processor(folder: Path, vision: VisionArchitecture) -> VideoProce
 
 def read_generation_defaults(folder: Path) -> GenerationDefaults:
     """The checkpoint's own sampling defaults; greedy, as in transformers, where it asks for no sampling."""
-    path = folder / "generation_config.json"
-    config = read_json(path) if path.is_file() else JsonObject({}, path.name)
+    config = read_json_if_there(folder / "generation_config.json")
     sampled = "do_sample" in config and config.boolean("do_sample")
     if not sampled:
-        config = JsonObject({"repetition_penalty": config.values.get("repetition_penalty")}, path.name)
+        config = JsonObject({"repetition_penalty": config.values.get("repetition_penalty")}, config.place)
     return GenerationDefaults(
         temperature=config.number("temperature") if "temperature" in config else float(sampled),
         top_k=config.integer("top_k", minimum=0) if "top_k" in config else SAMPLED_TOP_K * sampled,

@@ -1,7 +1,6 @@
-"""The weights of a checkpoint, in one or many safetensors files, by names that do not depend on who wrote them.
+"""The weights of a checkpoint, in one or many safetensors files, by canonical names (`layouts.py`).
 
-Canonical names are those of transformers 4.57 and 5.x (`model.visual.`, `model.language_model.`, `lm_head.weight`);
-older layouts (`visual.`, `model.`) are found too. Knows nothing of the graphs the weights end up in.
+Knows nothing of the graphs the weights end up in.
 """
 
 from __future__ import annotations
@@ -14,17 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_export.checkpoint.json_file import read_json
-from edge_export.checkpoint.safetensors_file import TensorEntry, read_header, read_values
-from edge_export.errors import ConfigError, CorruptShard, MissingShard, MissingTensor, NotFinite, WrongShape
-
-SINGLE_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
-
-VISION_PREFIXES = ("model.visual.", "visual.")
-TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.")
-HEAD_NAMES = ("lm_head.weight", "language_model.lm_head.weight")
-"""Layouts of the generations of transformers, the present one first."""
+from edge_export.checkpoint.layouts import canonical
+from edge_export.checkpoint.safetensors_file import TensorEntry, read_values
+from edge_export.checkpoint.shards import Warn, read_shards
+from edge_export.errors import MissingTensor, NotFinite, WrongShape
 
 HASH_CHUNK_BYTES = 1 << 22
 
@@ -86,60 +78,10 @@ class Weights:
         return digest.hexdigest()
 
 
-def open_weights(folder: Path) -> Weights:
-    """Read the headers of all shards in `folder`. Raises `MissingShard`, `CorruptShard` or `UnknownDtype`."""
-    shards = _find_shards(folder)
-    entries: dict[str, TensorEntry] = {}
-    for shard in shards:
-        entries |= read_header(shard)
-    return Weights(_canonical(entries), shards)
+def open_weights(folder: Path, warn: Warn = lambda _: None) -> Weights:
+    """Read the headers of all shards in `folder`; `warn` is told of what lies there unread, or renamed.
 
-
-def _find_shards(folder: Path) -> tuple[Path, ...]:
-    index = folder / INDEX_NAME
-    if index.is_file():
-        return _indexed_shards(index)
-    if (folder / SINGLE_NAME).is_file():
-        return (folder / SINGLE_NAME,)
-    found = sorted(folder.glob("*.safetensors"))
-    if found:
-        raise MissingShard(f"{folder} holds {found[0].name} but no {INDEX_NAME}; download the index too")
-    raise MissingShard(
-        f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}; the exporter reads safetensors only, so convert "
-        ".bin weights with save_pretrained(..., safe_serialization=True)"
-    )
-
-
-def _indexed_shards(index: Path) -> tuple[Path, ...]:
-    try:
-        weight_map = read_json(index).values["weight_map"]
-        names = sorted({str(name) for name in weight_map.values()})
-    except (ConfigError, KeyError, AttributeError) as error:
-        raise CorruptShard(f"{index} is no index of shards ({error}); download it again") from error
-    # A name is a plain file name: an index must not lead out of its folder.
-    if not names or any(Path(name).name != name for name in names):
-        raise CorruptShard(f"{index} names the files {names}; they must lie beside it. Download it again")
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise MissingShard(
-            f"{index.parent} lacks {len(missing)} of {len(names)} weight files: {', '.join(missing[:4])}; "
-            "finish the download"
-        )
-    return tuple(index.parent / name for name in names)
-
-
-def _canonical(entries: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
-    """Rename the tensors of any known layout; tensors of no known part keep their names and are never asked for."""
-    vision = next((p for p in VISION_PREFIXES if f"{p}pos_embed.weight" in entries), VISION_PREFIXES[0])
-    text = next((p for p in TEXT_PREFIXES if f"{p}embed_tokens.weight" in entries), TEXT_PREFIXES[0])
-    renamed = {}
-    for name, entry in entries.items():
-        if name in HEAD_NAMES:
-            renamed[HEAD_NAMES[0]] = entry
-        elif name.startswith(vision):
-            renamed[VISION_PREFIXES[0] + name.removeprefix(vision)] = entry
-        elif name.startswith(text):
-            renamed[TEXT_PREFIXES[0] + name.removeprefix(text)] = entry
-        else:
-            renamed[name] = entry
-    return renamed
+    Raises `UnmergedAdapter`, `MissingShard`, `CorruptShard`, `UnknownDtype` or `UnusedTensor`.
+    """
+    stored, shards = read_shards(folder, warn)
+    return Weights(canonical(stored, warn), shards)

@@ -39,7 +39,6 @@ class TextConfig:
     rms_norm_eps: float
     rope_theta: float
     mrope_section: tuple[int, int, int]
-    tie_word_embeddings: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,6 @@ def read_config(checkpoint: Path) -> ReferenceConfig:
     raw: dict[str, Any] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     vision, text = raw["vision_config"], raw["text_config"]
     rope = text.get("rope_parameters") or text["rope_scaling"]
-    tied = raw["tie_word_embeddings"] if "tie_word_embeddings" in raw else text["tie_word_embeddings"]
     return ReferenceConfig(
         vision=VisionConfig(
             depth=vision["depth"],
@@ -81,7 +79,6 @@ def read_config(checkpoint: Path) -> ReferenceConfig:
             rms_norm_eps=text["rms_norm_eps"],
             rope_theta=float(text["rope_theta"] if "rope_theta" in text else rope["rope_theta"]),
             mrope_section=tuple(rope["mrope_section"]),
-            tie_word_embeddings=tied,
         ),
         image_token_id=raw["image_token_id"],
         video_token_id=raw["video_token_id"],

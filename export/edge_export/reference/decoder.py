@@ -49,9 +49,9 @@ def embed(weights: Weights, input_ids: Ints) -> Array:
     return weights.rows(f"{PREFIX}.embed_tokens.weight", input_ids)
 
 
-def lm_head(weights: Weights, config: TextConfig, hidden: Array) -> Array:
-    """Logits [R, V] of hidden states [R, D]; a tied head is the embedding table."""
-    name = f"{PREFIX}.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+def lm_head(weights: Weights, hidden: Array) -> Array:
+    """Logits [R, V] of hidden states [R, D]; without a head of its own, the model's is the embedding table."""
+    name = "lm_head.weight" if "lm_head.weight" in weights else f"{PREFIX}.embed_tokens.weight"
     return np.concatenate([linear(hidden, rows) for rows in weights.row_blocks(name)], axis=-1)
 
 

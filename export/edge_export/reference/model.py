@@ -40,4 +40,4 @@ class NumpyReference:
         """
         inputs = decoder_input(self, self.config, prompt, answer)
         hidden = decode(self._weights, self.config.text, inputs)  # [T, D]
-        return lm_head(self._weights, self.config.text, hidden[-len(answer) - 1 :])
+        return lm_head(self._weights, hidden[-len(answer) - 1 :])

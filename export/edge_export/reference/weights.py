@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,10 @@ import ml_dtypes  # noqa: F401  gives numpy the bfloat16 that safetensors asks i
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
+
+from edge_export.checkpoint.head import settle_head
+from edge_export.checkpoint.json_file import read_json
+from edge_export.checkpoint.weights import open_weights
 
 Array = NDArray[np.float32]
 
@@ -27,13 +30,15 @@ class Weights:
     """
 
     def __init__(self, checkpoint: Path, max_cached_bytes: int = 4 << 30) -> None:
-        self._file_of = _tensor_files(checkpoint)
+        weights = open_weights(checkpoint)
+        _, weights = settle_head(weights, read_json(checkpoint / "config.json"), lambda _: None)
+        self._entries = weights.entries
         self._cache: dict[str, Array] = {}
         self._free_bytes = max_cached_bytes
 
     def __contains__(self, name: str) -> bool:
         """Whether the checkpoint has a tensor of this name."""
-        return name in self._file_of
+        return name in self._entries
 
     def __getitem__(self, name: str) -> Array:
         """The whole tensor. Raises `KeyError` with the name if there is none."""
@@ -48,38 +53,30 @@ class Weights:
     def rows(self, name: str, indices: NDArray[np.int64]) -> Array:
         """Some rows [T, D] of the embedding table, without converting the rest."""
         distinct, places = np.unique(indices, return_inverse=True)
-        with safe_open(self._file_of[name], "np") as file:
-            table = file.get_slice(name)
+        entry = self._entries[name]
+        with safe_open(entry.path, "np") as file:
+            table = file.get_slice(entry.stored_name)
             rows = np.concatenate([table[int(row) : int(row) + 1] for row in distinct]).astype(np.float32)
         return self.rounded(name, rows, "embedding")[places]
 
     def row_blocks(self, name: str, num_rows: int = 1 << 13) -> Iterator[Array]:
         """The rows of the LM head, a block at a time, so that the float32 copy of all never exists."""
+        entry = self._entries[name]
         start, total = 0, 1
         while start < total:
-            with safe_open(self._file_of[name], "np") as file:
-                table = file.get_slice(name)
+            with safe_open(entry.path, "np") as file:
+                table = file.get_slice(entry.stored_name)
                 total = table.get_shape()[0]
                 rows = table[start : min(start + num_rows, total)].astype(np.float32)
             yield self.rounded(name, rows, "head")
             start += num_rows
 
     def _read(self, name: str) -> Array:
-        with safe_open(self._file_of[name], "np") as file:
-            values: Array = file.get_tensor(name).astype(np.float32)
+        entry = self._entries[name]
+        with safe_open(entry.path, "np") as file:
+            values: Array = file.get_tensor(entry.stored_name).astype(np.float32)
         return values
 
     def rounded(self, name: str, values: Array, use: Use) -> Array:  # noqa: ARG002
         """What the model computes with in the place of `values`, whole rows of `name`: here, the same."""
         return values
-
-
-def _tensor_files(checkpoint: Path) -> dict[str, Path]:
-    """The safetensors file of every tensor name; one file, or shards with an index."""
-    index = checkpoint / "model.safetensors.index.json"
-    if not index.is_file():
-        single = checkpoint / "model.safetensors"
-        with safe_open(single, "np") as file:
-            return {str(name): single for name in file.keys()}  # noqa: SIM118
-    weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    return {name: checkpoint / shard for name, shard in weight_map.items()}

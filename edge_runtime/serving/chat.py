@@ -1,0 +1,218 @@
+"""A chat as callers write it, to the engine's messages: strings, `Message`s, dicts as other libraries take them.
+
+What cannot be converted is refused here, at the client, and by name: "message 3, image 2: ..."; all count from 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Real
+from typing import Any, TypeVar
+
+from edge_runtime.errors import BadImage, BadParameter, BadPrompt, RequestError
+from edge_runtime.model.conversation import ImagePart, Message, Part, Role, TextPart, VideoPart
+from edge_runtime.serving.images import picture
+
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+Chat = str | Message | Mapping[str, Any] | Iterable[str | Message | Mapping[str, Any]]
+"""What the clients take for messages. A string is a message of the user's."""
+
+_TEXT_TYPES = ("text", "input_text", "output_text")
+_IMAGE_TYPES = ("image", "image_url", "input_image")
+
+
+def messages_of(chat: Chat) -> tuple[Message, ...]:
+    """The messages of a chat, every picture in them bytes or uint8 [H, W, 3].
+
+    Raises `BadPrompt`, `BadImage` or `BadParameter`, naming message and part.
+    """
+    said_one = isinstance(chat, (str, Message, Mapping))
+    if not said_one and not _is_list(chat):
+        raise BadPrompt(f"messages is {_kind(chat)}; wanted a string, a Message, or a list of messages")
+    turns: tuple[object, ...] = (chat,) if said_one else tuple(chat)  # type: ignore[arg-type]
+    if not turns:
+        raise BadPrompt("messages is empty; wanted at least one message")
+    try:
+        return tuple(_at(f"message {number}", _message, said) for number, said in enumerate(turns, 1))
+    except _RefusedAt as refused:
+        raise type(refused.error)(f"{', '.join(refused.places)}: {refused.error}") from refused.error
+
+
+def stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Stop strings as the engine takes them; one string is one of them. Raises `BadParameter`."""
+    if stop is None:
+        return ()
+    if isinstance(stop, str):
+        stop = (stop,)
+    if not _is_list(stop):
+        raise BadParameter(f"stop is {stop!r:.80}; wanted a string, or a list of strings")
+    return tuple(_text(text, "a stop string", BadParameter) for text in stop)
+
+
+# ---- one message -----------------------------------------------------------------------------------------------
+
+
+def _message(said: object) -> Message:
+    if isinstance(said, str):
+        said = Message("user", said)
+    elif isinstance(said, Mapping):
+        said = _message_of_dict(said)
+    if not isinstance(said, Message):
+        raise BadPrompt(f"it is {_kind(said)}; wanted a Message, a string, or a dict with role and content")
+    if not isinstance(said.role, str) or said.role not in ROLES:
+        raise BadPrompt(f"role {said.role!r} is unknown; wanted one of {', '.join(ROLES)}")
+    counts = {"text": 0, "image": 0, "video": 0}
+    parts: list[Part] = []
+    for part in said.content:
+        kind = "text" if isinstance(part, TextPart) else "image" if isinstance(part, ImagePart) else "video"
+        counts[kind] += 1
+        parts.append(_at(f"{kind} {counts[kind]}", _ready, part))
+    return Message(said.role, tuple(parts))
+
+
+def _ready(part: Part) -> Part:
+    """The part with its text checked, its pictures converted."""
+    if isinstance(part, TextPart):
+        return TextPart(_text(part.text, "it", BadPrompt))
+    if isinstance(part, ImagePart):
+        for name in ("min_pixels", "max_pixels"):
+            _check_pixels(name, getattr(part, name))
+        return replace(part, data=picture(part.data))
+    return _ready_video(part)
+
+
+def _ready_video(part: VideoPart) -> VideoPart:
+    if not _is_list(part.frames) or not _is_list(part.timestamps_s):
+        raise BadImage(
+            "its frames and timestamps_s must be lists; of a file, edge_runtime.vision.video.read_video makes them"
+        )
+    frames, times = tuple(part.frames), tuple(part.timestamps_s)
+    if not frames or len(frames) != len(times):
+        raise BadImage(f"it has {len(frames)} frames and {len(times)} timestamps; it needs one for each")
+    if not all(isinstance(time, Real) and math.isfinite(time) and time >= 0 for time in times):
+        raise BadImage("its timestamps must be seconds from 0 up")
+    ready = tuple(_at(f"frame {number}", picture, frame) for number, frame in enumerate(frames, 1))
+    return VideoPart(ready, tuple(float(time) for time in times))
+
+
+def _text(text: object, what: str, refusal: type[RequestError]) -> str:
+    if not isinstance(text, str):
+        raise refusal(f"{what} is {_kind(text)}; wanted a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise refusal(f"{what} holds half a character (U+{ord(text[error.start]):04X}) at {error.start}") from error
+    return str.__str__(text)  # of a subclass, which the encoder would not take, the plain string
+
+
+def _check_pixels(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise BadParameter(f"{name} is {value!r}; it must be a whole number from 1, or None")
+
+
+# ---- messages as dicts -----------------------------------------------------------------------------------------
+
+
+def _message_of_dict(said: Mapping[str, Any]) -> Message:
+    _check_keys(said, ("role", "content"))
+    if "role" not in said or "content" not in said:
+        raise BadPrompt(f"it has the keys {', '.join(map(str, said)) or 'none'}; wanted role and content")
+    content = said["content"]
+    if isinstance(content, (list, tuple)):
+        content = [_at(f"part {number}", _part, part) for number, part in enumerate(content, 1)]
+    elif isinstance(content, Mapping):
+        content = [_at("part 1", _part, content)]
+    return Message(said["role"], content)
+
+
+def _part(part: object) -> object:
+    """The part a dict describes; what is none is left for `Message` to judge."""
+    if not isinstance(part, Mapping):
+        return part
+    kind = part.get("type")
+    if kind in _TEXT_TYPES:
+        _check_keys(part, ("type", "text"))
+        return TextPart(part.get("text", None))
+    if kind in _IMAGE_TYPES:
+        return _image(part)
+    if kind == "video":
+        return _video(part)
+    known = ", ".join((*_TEXT_TYPES, *_IMAGE_TYPES, "video"))
+    raise BadPrompt(f"its type is {kind!r}; wanted one of {known}")
+
+
+def _image(part: Mapping[str, Any]) -> ImagePart:
+    """`{"type": "image", "image": source}`, `{"type": "image_url", "image_url": {"url": "data:..."}}` and the like."""
+    names = ("image", "image_url", "url", "path")
+    _check_keys(part, ("type", "min_pixels", "max_pixels", "detail", *names))
+    found = [part[name] for name in names if part.get(name) is not None]
+    if len(found) != 1:
+        raise BadImage(f"it has {len(found)} sources; wanted one of the keys {', '.join(names)}")
+    source: Any = found[0]
+    detail = part.get("detail")
+    if isinstance(source, Mapping):
+        _check_keys(source, ("url", "detail"))
+        source, detail = source.get("url"), source.get("detail", detail)
+    if detail not in (None, "auto"):
+        raise BadParameter(f"detail {detail!r} is not known here; use max_pixels")
+    return ImagePart(source, part.get("min_pixels"), part.get("max_pixels"))
+
+
+def _video(part: Mapping[str, Any]) -> VideoPart:
+    """`{"type": "video", "video": [frame, ...], "timestamps_s": [...]}`, or with `fps` for frames evenly spaced."""
+    _check_keys(part, ("type", "video", "timestamps_s", "fps"))
+    frames, fps = part.get("video"), part.get("fps")
+    times: Any = part.get("timestamps_s")
+    if not isinstance(frames, (list, tuple)):
+        raise BadImage(
+            "a video is a list of frames here; of a file, edge_runtime.vision.video.read_video makes a VideoPart"
+        )
+    frames = tuple(frames)
+    if times is None:
+        if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf:
+            raise BadImage("it has neither timestamps_s, the second of each frame, nor fps, a number more than 0")
+        times = tuple(number / fps for number in range(len(frames)))
+    return VideoPart(frames, times)
+
+
+def _check_keys(given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Keys that are not understood are refused, not ignored; those that are None say nothing."""
+    unknown = [str(key) for key in given if key not in known and given[key] is not None]
+    if unknown:
+        raise BadPrompt(f"the key {unknown[0]!r} is not understood; known are {', '.join(known)}")
+
+
+# ---- names -----------------------------------------------------------------------------------------------------
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class _RefusedAt(Exception):
+    """A refusal on its way up, and where it happened, outermost first."""
+
+    def __init__(self, places: tuple[str, ...], error: RequestError) -> None:
+        super().__init__()
+        self.places = places
+        self.error = error
+
+
+def _at(place: str, convert: Callable[[_In], _Out], value: _In) -> _Out:
+    """`convert(value)`; a refusal learns its place."""
+    try:
+        return convert(value)
+    except RequestError as error:
+        raise _RefusedAt((place,), error) from error
+    except _RefusedAt as refused:
+        raise _RefusedAt((place, *refused.places), refused.error) from refused.error
+
+
+def _is_list(value: object) -> bool:
+    """Whether it is a list of things, in whatever container: a tuple, a deque, an array."""
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, bytearray, memoryview, Mapping))
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
