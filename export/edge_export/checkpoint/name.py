@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from edge_export.checkpoint.json_file import JsonObject
 from edge_runtime.model.pocket import NAME
 
 MAX_LENGTH = 100
+MAX_FRONT_MATTER_BYTES = 1 << 16
 
 _NAMELESS = re.compile(
     r"(weights?|models?|checkpoints?|ckpts?|snapshots?|outputs?|results?|merged|final|best|last|latest|hf|exports?|"
@@ -33,22 +35,28 @@ def model_name(source: str, folder: Path, config: JsonObject) -> str:
     folder = folder.resolve()
     if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):  # the hub's own cache
         return folder.parents[1].name.rpartition("--")[2]
-    path = config.values.get("_name_or_path")
-    above = (parent.name for parent in folder.parents)
-    candidates = (folder.name, _card_name(folder), str(path).rpartition("/")[2] if path else "", *above)
-    return next((name for name in candidates if _is_name(name)), folder.name or "model")
+    return next(filter(_is_name, _candidates(folder, config)), folder.name or "model")
+
+
+def _candidates(folder: Path, config: JsonObject) -> Iterator[str]:
+    """The best first; no file is read that need not be."""
+    yield folder.name
+    yield _card_name(folder / "README.md")
+    yield str(config.values.get("_name_or_path") or "").rpartition("/")[2]
+    for parent in folder.parents:
+        yield parent.name
 
 
 def _is_name(name: str) -> bool:
     return name.isprintable() and len(name) <= MAX_LENGTH and _NAMELESS.fullmatch(name) is None
 
 
-def _card_name(folder: Path) -> str:
+def _card_name(card: Path) -> str:
     """`model_name` in the front matter of the model card, as training programs write it; empty where it has none."""
-    try:
-        card = (folder / "README.md").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    if not card.is_file():
         return ""
-    front, fence = card.removeprefix("---\n"), card.startswith("---\n")
-    found = _CARD_NAME.search(front.partition("\n---")[0]) if fence else None
+    with card.open("rb") as file:
+        text = file.read(MAX_FRONT_MATTER_BYTES).decode(errors="replace")
+    front, fence, _ = text.removeprefix("---\n").partition("\n---")
+    found = _CARD_NAME.search(front) if fence and text.startswith("---\n") else None
     return found[1].strip().strip("\"'") if found else ""
