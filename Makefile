@@ -1,5 +1,5 @@
 # Every target works alone on a fresh machine with Python 3.10 or newer and make; `make help` lists them.
-# Python environments live in .venv and .venv-parity; nothing is installed outside this folder.
+# Python environments live in .venv and .venv-*; nothing is installed outside this folder.
 
 PYTHON ?= python3
 PIP_FLAGS := --quiet --no-input --disable-pip-version-check
@@ -7,17 +7,22 @@ PYTEST_FLAGS ?=
 
 VENV := .venv
 PARITY_VENV := .venv-parity
+PORTABLE_VENV := .venv-portable
+OLDEST_VENV := .venv-oldest
 SCREENSHOT := examples/screens/device-settings.png
 PACKAGES := edge_runtime export/edge_export kernels/edge_kernels scripts pocket
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test parity sanitize arm check format clean
+.PHONY: help demo test test-portable test-oldest parity sanitize emulate arm check format clean
 
 help:
 	@echo "make demo    export pocket, the model that ships, serve it, ask it about a screenshot (no network besides pip)"
-	@echo "make test    all tests that need no torch"
+	@echo "make test    all tests that need no torch; its last line says which packages would run what was skipped"
+	@echo "make test-portable  the same, installed as on a machine without a C++ compiler"
+	@echo "make test-oldest  the tests of what other packages do for us, with the oldest versions that pyproject.toml admits"
 	@echo "make parity  the tests against transformers and optimum (installs torch, about 1 GB)"
 	@echo "make sanitize  fuzz the kernels under address and undefined-behaviour sanitizers (needs cmake)"
+	@echo "make emulate  the kernels as x86 processors without AVX-512, and without AVX2, run them (needs cmake and qemu-user)"
 	@echo "make arm     cross-compile the kernels for aarch64 and fuzz them under qemu (needs cmake and Debian's"
 	@echo "             g++-aarch64-linux-gnu and qemu-user)"
 	@echo "make check   format, lint and types"
@@ -30,6 +35,16 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "not parity" $(PYTEST_FLAGS)
 
+test-portable: $(PORTABLE_VENV)/.dev
+	@! $(PORTABLE_VENV)/bin/python -c 'from edge_kernels.library import library_path; library_path()' 2>/dev/null || \
+	    { echo "$(PORTABLE_VENV) has a kernel library; make clean"; exit 1; }
+	$(PORTABLE_VENV)/bin/python -m pytest -m "not parity" $(PYTEST_FLAGS)
+
+# Not pocket's recipe and our own kernels' arithmetic, which use little of other packages.
+OLDEST_TESTS := $(addprefix tests/,bench cli devices engine export hostile model serving vision)
+test-oldest: $(OLDEST_VENV)/.dev
+	$(OLDEST_VENV)/bin/python -m pytest -m "not parity" $(OLDEST_TESTS) $(PYTEST_FLAGS)
+
 parity: $(PARITY_VENV)/.verify
 	$(PARITY_VENV)/bin/python -m pytest -m parity $(PYTEST_FLAGS)
 
@@ -38,6 +53,13 @@ sanitize:
 	cmake -S . -B build/sanitize -DEDGE_KERNEL_TESTS=ON -DEDGE_SANITIZE=address,undefined >/dev/null
 	cmake --build build/sanitize --parallel
 	build/sanitize/kernels/kernel_test 20
+
+# Debian 12's qemu-user has AVX2 at most. Processors with AVX-512 run the kernels for AVX-VNNI in their own encoding.
+emulate:
+	cmake -S . -B build/emulate -DEDGE_KERNEL_TESTS=ON -DEDGE_AVX2_VNNI_AS_AVX512=ON >/dev/null
+	cmake --build build/emulate --parallel
+	for cpu in Nehalem max; do qemu-x86_64 -cpu $$cpu build/emulate/kernels/kernel_test 20 || exit 1; done
+	build/emulate/kernels/kernel_test 20 avx2_vnni
 
 arm:
 	cmake -S . -B build/arm -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
@@ -55,7 +77,7 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(PARITY_VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PARITY_VENV) $(PORTABLE_VENV) $(OLDEST_VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments: a stamp file says what is installed, so that the second call has nothing to do -----------------
@@ -69,6 +91,18 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip
 	@echo "installing edge-runtime and its development tools into $(VENV) ..."
 	@$(VENV)/bin/pip install $(PIP_FLAGS) -e ".[dev]"
 	@touch $@ $(VENV)/.demo
+
+# A compiler that cannot be run is none: the kernels are left out, as wherever there is none.
+$(PORTABLE_VENV)/.dev: pyproject.toml | $(PORTABLE_VENV)/bin/pip
+	@echo "installing edge-runtime without a compiler into $(PORTABLE_VENV) ..."
+	@CXX=/nonexistent/c++ $(PORTABLE_VENV)/bin/pip install $(PIP_FLAGS) -e ".[dev]"
+	@touch $@
+
+$(OLDEST_VENV)/.dev: pyproject.toml scripts/oldest_versions.py $(VENV)/.dev | $(OLDEST_VENV)/bin/pip
+	@echo "installing the oldest versions that pyproject.toml admits into $(OLDEST_VENV) ..."
+	@$(VENV)/bin/python scripts/oldest_versions.py >$(OLDEST_VENV)/constraints.txt
+	@$(OLDEST_VENV)/bin/pip install $(PIP_FLAGS) -c $(OLDEST_VENV)/constraints.txt -e ".[dev]"
+	@touch $@
 
 # torch first, and from its CPU index where that can be reached: what PyPI has for Linux brings gigabytes of CUDA.
 $(PARITY_VENV)/.verify: pyproject.toml | $(PARITY_VENV)/bin/pip

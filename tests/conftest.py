@@ -17,8 +17,11 @@ from edge_kernels.library import KernelError, KernelLibrary
 from tests.needs import KERNELS, skip_without, skipped_line
 from tests.pretend import NO_KERNELS, for_children, pretend
 
-settings.register_profile("no_deadline", deadline=None)  # no test here fails because a machine is slow
-settings.load_profile("no_deadline")
+# No test here fails because a machine is slow, or because of the day's random numbers: those are for whoever looks for
+# bugs, with --hypothesis-profile=explore.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+settings.register_profile("explore", deadline=None, max_examples=2000)
+settings.load_profile("suite")
 
 
 class NoProgress:

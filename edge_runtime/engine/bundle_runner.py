@@ -100,7 +100,7 @@ class BundleRunner:
             vision_graph = pool.submit(_load, bundle, VISION_GRAPH, settings)
             decoder = pool.submit(_load_decoder, bundle, settings, Rescorer(self._embeddings))
             self._tokenizer = Tokenizer(bundle.file(TOKENIZER))
-            template = ChatTemplate(bundle.file(CHAT_TEMPLATE))
+            template = ChatTemplate(bundle.file(CHAT_TEMPLATE), manifest.special_tokens_map)
         self._prompts = PromptBuilder(self._tokenizer, template, manifest.special_tokens)
         self._media = MediaPlanner(manifest, settings.image_limits, settings.max_pixels)
         self._rotary = RotaryTables(manifest.architecture.text)
@@ -135,7 +135,13 @@ class BundleRunner:
         """
         plans = [self._media.plan(part) for part in media_parts(request.messages)]
         placeholders = [plan.placeholder for plan in plans]
-        prompt = self._prompts.build(request.messages, placeholders, self._max_context, request.enable_thinking)
+        prompt = self._prompts.build(
+            request.messages,
+            placeholders,
+            self._max_context,
+            request.enable_thinking,
+            parse_special=request.parse_special,
+        )
         position_ids, rope_delta = prompt_positions(len(prompt.input_ids), prompt.spans)
         return BundlePrompt(
             input_ids=prompt.input_ids,

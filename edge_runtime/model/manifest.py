@@ -198,6 +198,8 @@ class Manifest(_Record, frozen=True, kw_only=True):
     image_processor: ImageProcessor
     video_processor: VideoProcessor
     special_tokens: SpecialTokens
+    special_tokens_map: dict[str, str | tuple[str, ...]] = {}
+    """What the chat template sees by name: `bos_token`, `eos_token`, ... (transformers' map of the same name)."""
     generation: GenerationDefaults
     files: dict[str, FileEntry]
     source_sha256: str

@@ -24,6 +24,7 @@ from edge_export.sizes import bundle_bytes, num_parameters, shares_head, source_
 from edge_export.tensor_file import TensorFile
 from edge_export.vision_graph import build_vision
 from edge_export.weight_writer import StoredMatrix, WeightWriter
+from edge_export.word_trial import try_words
 from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.model.manifest import (
     FORMAT_VERSION,
@@ -96,6 +97,7 @@ def export_bundle(
     if options.gate and not can_run:
         raise OptionError("--gate needs our kernels to run a bundle of flavour edge; install them, or leave it out")
     needed_bytes = bundle_bytes(checkpoint.weights, scheme, tied=checkpoint.architecture.text.tie_word_embeddings)
+    try_words(checkpoint)
     with BundleWriter(out, force=options.force, needed_bytes=needed_bytes) as bundle:
         copy_text_files(bundle, checkpoint)
         vision_errors = write_vision(bundle, checkpoint, scheme, FLAVOURS[flavour], progress)
@@ -110,6 +112,7 @@ def export_bundle(
             image_processor=checkpoint.image_processor,
             video_processor=checkpoint.video_processor,
             special_tokens=checkpoint.special_tokens,
+            special_tokens_map=checkpoint.special_tokens_map,
             generation=checkpoint.generation,
             files=bundle.entries,
             source_sha256=hash_source(checkpoint, progress),
