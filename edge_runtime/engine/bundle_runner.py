@@ -22,6 +22,7 @@ from edge_runtime.engine.rescoring import Rescorer
 from edge_runtime.errors import InternalError
 from edge_runtime.model.bundle import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, Bundle
 from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.contract import check_contract, vision_contract
 from edge_runtime.model.conversation import media_parts
 from edge_runtime.model.decoder import Decoder, DecoderInputs, DecoderStep, PortableDecoder
 from edge_runtime.model.embeddings import TokenEmbeddings
@@ -97,7 +98,7 @@ class BundleRunner:
         self._embeddings = TokenEmbeddings(bundle.path, manifest)
         # ONNX Runtime loads without the GIL, which the tokenizer holds: all at once is as fast as the slowest.
         with ThreadPoolExecutor(2, "load-graph") as pool:
-            vision_graph = pool.submit(_load, bundle, VISION_GRAPH, settings)
+            vision_graph = pool.submit(_load_vision, bundle, settings)
             decoder = pool.submit(_load_decoder, bundle, settings, Rescorer(self._embeddings))
             self._tokenizer = Tokenizer(bundle.file(TOKENIZER))
             template = ChatTemplate(bundle.file(CHAT_TEMPLATE), manifest.special_tokens_map)
@@ -226,6 +227,12 @@ def _release_features(prompt: BundlePrompt, length: int) -> None:
     for i, span in enumerate(prompt.spans[: len(prompt.features)]):
         if span.stop <= length:
             prompt.features[i] = None
+
+
+def _load_vision(bundle: Bundle, settings: RunnerSettings) -> Graph:
+    graph = _load(bundle, VISION_GRAPH, settings)
+    check_contract(graph, vision_contract(bundle.manifest.architecture.vision))
+    return graph
 
 
 def _load_decoder(bundle: Bundle, settings: RunnerSettings, rescorer: Rescorer) -> Decoder:

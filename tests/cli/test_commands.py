@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -232,6 +233,52 @@ def test_a_closed_pipe_is_no_traceback(tiny_bundle: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, which is always full, on this system")
+@pytest.mark.parametrize("command", [["ask", "{bundle}", "hi", "--max-tokens", "9", "--json"], ["inspect", "{bundle}"]])
+def test_output_that_cannot_be_written_or_is_closed(tiny_bundle: Path, command: list[str]) -> None:
+    program = [sys.executable, "-c", "from edge_runtime.cli.main import app; app()"]
+    arguments = [*program, *(word.format(bundle=tiny_bundle) for word in command)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+    closed = subprocess.run(
+        ["/bin/sh", "-c", '"$@" >&-', "sh", *arguments], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_what_a_terminal_cannot_show_is_no_traceback() -> None:
+    program = "from edge_runtime.cli.main import app; import sys; sys.argv[1:] = ['profiles']; app()"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    speaks = (
+        "from edge_runtime.cli.outcome import reports_errors; import typer; reports_errors(lambda: print('\u00e9'))()"
+    )
+    for code in (program, speaks):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_empty_question_is_refused(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    for result in (run("ask", tiny_bundle, " "), run("ask", tiny_bundle, "-", stdin="\n")):
+        assert result.exit_code == 2
+        assert "the question is empty" in result.stderr
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    assert run("ask", tiny_bundle, "", "--image", tmp_path / "a.png", "--max-tokens", 1).exit_code == 0
+
+
+def test_a_damaged_clip_leaves_the_terminal_to_us(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(200))
+    program = [sys.executable, "-c", "from edge_runtime.cli.main import app; app()"]
+    arguments = ["ask", str(tiny_bundle), "hi", "--video", str(tmp_path / "v.mp4")]
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "is not a video that OpenCV can open" in line
 
 
 def test_reasoning_is_set_apart_and_escape_sequences_stay_out(capsys: pytest.CaptureFixture[str]) -> None:
