@@ -215,6 +215,11 @@ class Manifest(_Record, frozen=True, kw_only=True):
     tensor_errors: tuple[TensorError, ...]
     parity: ParityReport | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files it lists: of everything in the bundle but the manifest itself."""
+        return sum(entry.size_bytes for entry in self.files.values())
+
 
 def vision_segments(vision: VisionArchitecture) -> tuple[dict[str, int], ...]:
     """The segments of the vision graph in order: the outputs of each, by name, with the width of their rows.

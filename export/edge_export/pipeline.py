@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from edge_export.errors import OptionError, ParityFailed
 from edge_export.layers import Layers
 from edge_export.layers_edge import EdgeLayers
 from edge_export.layers_portable import PortableLayers
-from edge_export.options import ExportOptions, resolve_scheme
+from edge_export.options import ExportOptions, resolve_flavour, resolve_scheme
 from edge_export.sizes import bundle_bytes, num_parameters, shares_head, source_bytes
 from edge_export.tensor_file import TensorFile
 from edge_export.vision_graph import build_vision
@@ -90,23 +90,23 @@ def export_bundle(
     """
     check_out(out, force=options.force)  # before anything is downloaded or read
     checkpoint = open_checkpoint(source, warn)
-    scheme = resolve_scheme(options, checkpoint.architecture)
-    if options.flavour == "edge" and kernels is None:
-        kernels = find_kernels()
-    can_run = options.flavour == "portable" or kernels is not None
+    kernels = kernels or find_kernels()
+    flavour = resolve_flavour(options, checkpoint.architecture, has_kernels=kernels is not None).flavour
+    scheme = resolve_scheme(replace(options, flavour=flavour), checkpoint.architecture)
+    kernels = kernels if flavour == "edge" else None
+    can_run = flavour == "portable" or kernels is not None
     if options.gate and not can_run:
         raise OptionError("--gate needs our kernels to run a bundle of flavour edge; install them, or leave it out")
     needed_bytes = bundle_bytes(checkpoint.weights, scheme, tied=checkpoint.architecture.text.tie_word_embeddings)
     try_words(checkpoint)
     with BundleWriter(out, force=options.force, needed_bytes=needed_bytes) as bundle:
         copy_text_files(bundle, checkpoint)
-        flavour = FLAVOURS[options.flavour]
-        vision_errors = write_vision(bundle, checkpoint, scheme, flavour, progress)
-        decoder_errors, embedding = write_decoder(bundle, checkpoint, scheme, flavour, progress)
+        vision_errors = write_vision(bundle, checkpoint, scheme, FLAVOURS[flavour], progress)
+        decoder_errors, embedding = write_decoder(bundle, checkpoint, scheme, FLAVOURS[flavour], progress)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=checkpoint.name,
-            flavour=options.flavour,
+            flavour=flavour,
             architecture=checkpoint.architecture,
             quantization=scheme,
             embedding=embedding,

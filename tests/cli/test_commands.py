@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 from edge_runtime import __version__
 from edge_runtime.cli.main import app
 from edge_runtime.cli.printing import AnswerPrinter, describe_ending, describe_timings
+from edge_runtime.devices.memory import format_bytes
 from edge_runtime.devices.profile import list_profiles
 from edge_runtime.engine.events import Delta, Finished, FinishReason, Timings
 from edge_runtime.model.manifest import load_manifest, save_manifest
@@ -53,6 +54,7 @@ def test_version(run: Run) -> None:
     result = run("version")
     assert result.exit_code == 0
     assert result.stdout.startswith(f"edge-runtime {__version__}\n")
+    assert run("--version").stdout == f"edge-runtime {__version__}\n"
 
 
 def test_profiles_lists_all_and_marks_one(run: Run) -> None:
@@ -78,6 +80,7 @@ def test_inspect(run: Run, tiny_bundle: Path) -> None:
     result = run("inspect", tiny_bundle)
     assert result.exit_code == 0
     assert "4 layers" in result.stdout
+    assert format_bytes(load_manifest(tiny_bundle).size_bytes) in result.stdout
     assert "makers' defaults" in result.stdout
     assert "SHA-256 of the manifest" not in result.stdout
     assert "SHA-256 of the manifest" in run("inspect", tiny_bundle, "--verify-hashes").stdout

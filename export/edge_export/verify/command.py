@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from edge_export.checkpoint.hub import resolve_source
 from edge_export.errors import OptionError
 from edge_export.verify.gate import PromptParity, run_gate
 from edge_export.verify.limits import limits_for
@@ -19,7 +20,7 @@ from edge_runtime.model.manifest import ParityReport, load_manifest, save_manife
 
 def verify_command(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder that edge-export wrote.")],
-    source: Annotated[Path, typer.Option(help="The checkpoint folder the bundle was made from.")],
+    source: Annotated[str, typer.Option(help="The checkpoint the bundle was made from: a folder, hub id, or pocket.")],
     reference: Annotated[
         str,
         typer.Option(help="numpy (our own forward pass) or optimum (transformers, traced; needs the verify extra)."),
@@ -33,7 +34,7 @@ def verify_command(
         results.append(result)
         errors.print(f"[dim]{result.name} done[/dim]")
 
-    report = run_gate(bundle, source, reference, show_progress)
+    report = run_gate(bundle, resolve_source(source), reference, show_progress)
     manifest = load_manifest(bundle)
     console.print(parity_table(results, report))
     for failure in limits_for(manifest).failures(report):
