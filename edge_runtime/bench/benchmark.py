@@ -116,13 +116,15 @@ def _noting_overflow(question: str, not_run: list[str], say: Say) -> Iterator[No
 
 
 def _images_that_fit(bundle: Bundle, plan: MemoryPlan, workload: Workload, not_run: list[str]) -> list[ImageQuestion]:
-    """The images of `workload` that the plan does not shrink; a note about each of the others."""
-    fitting = []
+    """The images of `workload` that neither plan nor bundle shrinks; a note about each of the others."""
+    fitting, manifest = [], bundle.manifest
     for image in workload.images:
-        if image.pixels(bundle.manifest) <= plan.max_pixels:
-            fitting.append(image)
-        else:
+        if image.pixels(manifest) > plan.max_pixels:
             not_run.append(f"{image.name}: the memory plan has room for {plan.max_pixels:,} pixels only")
+        elif image.shrunk_by(manifest):
+            not_run.append(f"{image.name}: this bundle takes {manifest.image_processor.max_pixels:,} pixels at most")
+        else:
+            fitting.append(image)
     return fitting
 
 

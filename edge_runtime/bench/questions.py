@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import sys
 from dataclasses import dataclass
 
 import cv2
@@ -54,6 +55,13 @@ class ImageQuestion:
         allowed = PixelRange(limits.min_pixels, limits.max_pixels)
         factor = vision.patch_size * vision.spatial_merge_size
         return math.prod(image_target_size(self.height, self.width, factor, allowed))
+
+    def shrunk_by(self, manifest: Manifest) -> bool:
+        """Whether the bundle's own limit makes it smaller: what is measured then is not what its name says."""
+        vision, limits = manifest.architecture.vision, manifest.image_processor
+        factor = vision.patch_size * vision.spatial_merge_size
+        natural = image_target_size(self.height, self.width, factor, PixelRange(1, sys.maxsize))
+        return math.prod(natural) > limits.max_pixels
 
     def messages(self, seed: int) -> tuple[Message, ...]:
         """The chat; every seed has its own picture."""

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 import typer
 
-from edge_runtime.devices.memory import MemoryPlan
+from edge_runtime.devices.memory import MemoryPlan, format_bytes
 from edge_runtime.engine.events import Delta, Finished, Timings, TokenLogprob
 from edge_runtime.engine.request import DEFAULT_MAX_TOKENS
 
@@ -80,11 +80,9 @@ def print_plan(plan: MemoryPlan) -> None:
     """The memory plan in one dim line on stderr; `edge-runtime serve` prints it as a table."""
     *parts, total, budget = plan.rows()
     shares = ", ".join(f"{what} {size}" for what, size, _ in parts)
-    typer.secho(
-        f"memory {total[1]} of {budget[1]}: {shares} | context {plan.context_tokens:,} tokens, "
-        f"images up to {plan.max_pixels:,} pixels",
-        dim=True,
-        err=True,
+    print_remark(
+        f"memory {total[1]} of {budget[1]} at most, about {format_bytes(plan.loaded_bytes)} once loaded: {shares} | "
+        f"context {plan.context_tokens:,} tokens, images up to {plan.max_pixels:,} pixels"
     )
 
 

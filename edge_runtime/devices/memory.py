@@ -109,22 +109,31 @@ class MemoryPlan:
         room = self.decoding_bytes + (self.budget_bytes - self.total_bytes) // 2
         return replace(self, decoding_bytes=max(self.decoding_bytes, min(room, MOST_DECODING_BYTES)))
 
+    @property
+    def loaded_bytes(self) -> int:
+        """What is in use once the model is loaded; the rest is held for chats that grow, and for images."""
+        return self.weights_bytes + self.fixed_bytes
+
     def rows(self) -> tuple[tuple[str, str, str], ...]:
         """(what, how much, for what) of every part, of the total and of the budget, for a table."""
         chats = f"{self.max_chats} chat{'s' if self.max_chats > 1 else ''} x {self.context_tokens:,} tokens"
         return (
             ("weights", format_bytes(self.weights_bytes), "mapped from the bundle, and repacked copies"),
-            ("KV cache", format_bytes(self.kv_bytes), f"{chats}, {self.kv_dtype}"),
-            ("prompts", format_bytes(self.prompt_bytes), "embedding rows of waiting prompts"),
-            ("vision", format_bytes(self.vision_bytes), f"one image of up to {self.max_pixels:,} pixels"),
-            ("prefill", format_bytes(self.prefill_bytes), f"chunks of {self.prefill_chunk_tokens} tokens"),
+            ("KV cache", format_bytes(self.kv_bytes), f"held for {chats}, {self.kv_dtype}"),
+            ("prompts", format_bytes(self.prompt_bytes), "held for embedding rows of waiting prompts"),
+            ("vision", format_bytes(self.vision_bytes), f"held for an image of up to {self.max_pixels:,} pixels"),
+            ("prefill", format_bytes(self.prefill_bytes), f"held for chunks of {self.prefill_chunk_tokens} tokens"),
             (
                 "pictures",
                 format_bytes(self.decoding_bytes + DECODING_PROCESS_BYTES),
                 "held for decoding one, in a process of its own",
             ),
             ("runtime", format_bytes(self.fixed_bytes), "interpreter, libraries, tokenizer"),
-            ("total", format_bytes(self.total_bytes), "vision and prefill take turns"),
+            (
+                "total",
+                format_bytes(self.total_bytes),
+                f"at most (vision and prefill take turns); about {format_bytes(self.loaded_bytes)} once loaded",
+            ),
             ("budget", format_bytes(self.budget_bytes), f"{format_bytes(self.budget_bytes - self.total_bytes)} left"),
         )
 

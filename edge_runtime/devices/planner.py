@@ -48,11 +48,12 @@ def plan_memory(footprint: ModelFootprint, profile: ResolvedProfile, request: Me
     if plan is not None:
         return plan
     least = search.least_plan()
-    hints = "; or ".join(change.text for change in smallest_changes(footprint, profile, request))
+    changes = [change.text for change in smallest_changes(footprint, profile, request)]
+    lead = "This would fit" if len(changes) == 1 else "Any of these would fit"
     raise DoesNotFit(
         f"the model needs at least {format_bytes(least.total_bytes)} ({format_bytes(least.weights_bytes)} of it "
         f"weights) with context {least.context_tokens} and max_pixels {least.max_pixels}, but the budget is "
-        f"{format_bytes(least.budget_bytes)}. Any of these would fit: {hints}"
+        f"{format_bytes(least.budget_bytes)}. {lead}: {'; or '.join(changes)}"
     )
 
 

@@ -10,7 +10,7 @@ import difflib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -23,7 +23,9 @@ else:
 
 KVDtype = Literal["fp32", "fp16", "int8"]
 ExecutionProvider = Literal["cpu", "cuda"]
-_Positive = Annotated[int, msgspec.Meta(gt=0)]
+_Positive = Annotated[int, msgspec.Meta(gt=0, le=2**31 - 1)]
+_Bytes = Annotated[int, msgspec.Meta(gt=0, le=2**62)]
+_Few = Annotated[int, msgspec.Meta(gt=0, le=1024)]
 _Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
@@ -38,7 +40,7 @@ class Cpu(_Record, frozen=True, kw_only=True):
     features: tuple[str, ...] = ()
     model_hint: str | None = None
     """A piece of the board's model name, for boards that say who they are (/proc/device-tree/model)."""
-    threads: _Positive | Literal["auto"]
+    threads: _Few | Literal["auto"]
     """Threads of one graph run; "auto" is one per physical core this process may use."""
 
 
@@ -46,7 +48,7 @@ class Memory(_Record, frozen=True, kw_only=True):
     """The budget is the fraction of the memory available at start, and never more than `max_budget_bytes`."""
 
     available_fraction: _Fraction
-    max_budget_bytes: _Positive | None = None
+    max_budget_bytes: _Bytes | None = None
 
 
 class Limits(_Record, frozen=True, kw_only=True):
@@ -54,7 +56,7 @@ class Limits(_Record, frozen=True, kw_only=True):
 
     context_tokens: _Positive
     max_pixels: _Positive
-    max_chats: _Positive
+    max_chats: _Few
     prefill_chunk_tokens: _Positive
     kv_dtypes: Annotated[tuple[KVDtype, ...], msgspec.Meta(min_length=1)]
     """Acceptable storage of keys and values, the preferred one first."""
@@ -111,7 +113,10 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
 
 def _read(path: Path) -> DeviceProfile:
     try:
+        if path.exists() and not path.is_file():
+            raise ProfileError(f"the device profile {path} is not a file; give a .toml file, or a profile's name")
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        _check_keys(raw, DeviceProfile, path)
         profile = msgspec.convert(raw, DeviceProfile)
     except OSError as error:
         raise ProfileError(f"cannot read the device profile {path}: {error.strerror}") from error
@@ -125,6 +130,18 @@ def _read(path: Path) -> DeviceProfile:
     if unused := sorted(profile.sources.keys() - numbers):
         raise ProfileError(f"{path}: [sources] names {', '.join(unused)}, which are not numbers of this profile")
     return profile
+
+
+def _check_keys(table: dict[str, Any], record: type[_Record], path: Path, prefix: str = "") -> None:
+    """Raise `ProfileError` with the keys there are for one that there is not."""
+    kinds = {field.name: field.type for field in msgspec.structs.fields(record)}
+    for key, value in table.items():
+        if key not in kinds:
+            where = f"[{prefix[:-1]}] takes" if prefix else "a device profile takes"
+            raise ProfileError(f"{path} has an unknown key {prefix}{key}; {where} {', '.join(kinds)}")
+        kind = kinds[key]
+        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, _Record):
+            _check_keys(value, kind, path, f"{prefix}{key}.")
 
 
 def _numbers(table: dict[str, object], prefix: str = "") -> Iterator[str]:

@@ -22,6 +22,7 @@ from edge_runtime.engine.rescoring import Rescorer
 from edge_runtime.errors import InternalError
 from edge_runtime.model.bundle import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, Bundle
 from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.contract import check_contract, vision_contract
 from edge_runtime.model.conversation import media_parts
 from edge_runtime.model.decoder import Decoder, DecoderInputs, DecoderStep, PortableDecoder
 from edge_runtime.model.embeddings import TokenEmbeddings
@@ -97,10 +98,10 @@ class BundleRunner:
         self._embeddings = TokenEmbeddings(bundle.path, manifest)
         # ONNX Runtime loads without the GIL, which the tokenizer holds: all at once is as fast as the slowest.
         with ThreadPoolExecutor(2, "load-graph") as pool:
-            vision_graph = pool.submit(_load, bundle, VISION_GRAPH, settings)
+            vision_graph = pool.submit(_load_vision, bundle, settings)
             decoder = pool.submit(_load_decoder, bundle, settings, Rescorer(self._embeddings))
             self._tokenizer = Tokenizer(bundle.file(TOKENIZER))
-            template = ChatTemplate(bundle.file(CHAT_TEMPLATE))
+            template = ChatTemplate(bundle.file(CHAT_TEMPLATE), manifest.special_tokens_map)
         self._prompts = PromptBuilder(self._tokenizer, template, manifest.special_tokens)
         self._media = MediaPlanner(manifest, settings.image_limits, settings.max_pixels)
         self._rotary = RotaryTables(manifest.architecture.text)
@@ -135,7 +136,13 @@ class BundleRunner:
         """
         plans = [self._media.plan(part) for part in media_parts(request.messages)]
         placeholders = [plan.placeholder for plan in plans]
-        prompt = self._prompts.build(request.messages, placeholders, self._max_context, request.enable_thinking)
+        prompt = self._prompts.build(
+            request.messages,
+            placeholders,
+            self._max_context,
+            request.enable_thinking,
+            parse_special=request.parse_special,
+        )
         position_ids, rope_delta = prompt_positions(len(prompt.input_ids), prompt.spans)
         return BundlePrompt(
             input_ids=prompt.input_ids,
@@ -220,6 +227,12 @@ def _release_features(prompt: BundlePrompt, length: int) -> None:
     for i, span in enumerate(prompt.spans[: len(prompt.features)]):
         if span.stop <= length:
             prompt.features[i] = None
+
+
+def _load_vision(bundle: Bundle, settings: RunnerSettings) -> Graph:
+    graph = _load(bundle, VISION_GRAPH, settings)
+    check_contract(graph, vision_contract(bundle.manifest.architecture.vision))
+    return graph
 
 
 def _load_decoder(bundle: Bundle, settings: RunnerSettings, rescorer: Rescorer) -> Decoder:

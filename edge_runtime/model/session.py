@@ -101,7 +101,7 @@ class Graph:
             )
         try:
             self.session = ort.InferenceSession(str(path), _session_options(settings), providers=[provider])
-        except _ERRORS as error:
+        except Exception as error:  # whatever it raises: the file is at fault
             raise BundleError(f"{path} cannot be loaded: {error}; export the bundle again") from error
         self.name = path.name
         self.inputs = {node.name: _spec(node) for node in self.session.get_inputs()}

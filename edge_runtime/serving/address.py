@@ -6,6 +6,7 @@ Requests carry screenshots in clear, so only this machine is allowed: loopback T
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 import stat
@@ -60,6 +61,18 @@ def tcp_endpoint(address: str) -> tuple[str, int]:
     assert match is not None
     port = match["port"]
     return match["ipv6"] or match["host"], 0 if port == "*" else int(port)
+
+
+def why_unreachable(address: str) -> str:
+    """What can be seen of why nobody answers at a checked address: a file that is not there, or rights; else empty."""
+    name = ipc_name(address)
+    if name is None or name.startswith("\0"):
+        return ""
+    if not os.path.lexists(name):
+        return f"there is no socket {name}"
+    return (
+        "" if os.access(name, os.W_OK) else f"this user may not connect to {name} (serve --socket-mode, --socket-group)"
+    )
 
 
 def is_address(text: str) -> bool:

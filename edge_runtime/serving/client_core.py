@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from edge_runtime.engine.events import Delta, Failed, Finished
 from edge_runtime.errors import BadParameter, ConnectionLost, EdgeError, ProtocolError, TimedOut
 from edge_runtime.serving import messages as wire
+from edge_runtime.serving.address import why_unreachable
 from edge_runtime.serving.conversion import event_from_wire
 
 logger = logging.getLogger(__name__)
@@ -148,10 +149,8 @@ class ClientCore:
 
     def _too_late(self, waiting: _Waiting) -> EdgeError:
         if waiting.timeout is ConnectionLost:
-            return ConnectionLost(
-                f"no server answered at {self._address} within {waiting.limit_s:g} s; "
-                "is `edge-runtime serve` running, and has it loaded its model?"
-            )
+            reason = why_unreachable(self._address) or "is `edge-runtime serve` running, and has it loaded its model?"
+            return ConnectionLost(f"no server answered at {self._address} within {waiting.limit_s:g} s; {reason}")
         return TimedOut(f"no {waiting.stage} within {waiting.limit_s:g} s; the request was cancelled")
 
     def _not_understood(self, header: bytes, why: str) -> list[Reply]:

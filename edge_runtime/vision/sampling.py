@@ -117,7 +117,8 @@ def fit_frames(
     cell = (architecture.patch_size * architecture.spatial_merge_size) ** 2
     if room is None or all_pairs * (math.prod(size) // cell + PAIR_TEXT_TOKENS) <= room:
         return num_frames, size
-    least = min(MIN_PAIR_TOKENS, math.prod(size) // cell)
+    # The floor is of a single pair: a long clip's own budget of pixels may have made thumbnails of its frames.
+    least = min(MIN_PAIR_TOKENS, math.prod(frame_size(depth, sides, architecture, limits)) // cell)
     fewest = math.ceil(limits.min_frames / depth)
     pairs = min(all_pairs, max(room // (least + PAIR_TEXT_TOKENS), fewest, 1))
     each = max(room // pairs - PAIR_TEXT_TOKENS, 1) * cell

@@ -160,6 +160,16 @@ def test_an_image_that_the_plan_would_shrink_is_not_run(tiny_bundle: Path) -> No
     assert not any("96x64" in row.name for row in result.measurements)
 
 
+def test_an_image_that_the_bundle_would_shrink_is_not_run(tiny_bundle: Path) -> None:
+    profile = replace(select_profile("auto", probe_machine()), threads=1)
+    bundle, plan = plan_bundle(tiny_bundle, profile, MemoryRequest(context_tokens=1024, max_chats=1))
+    limits = msgspec.structs.replace(bundle.manifest.image_processor, min_pixels=1024, max_pixels=4096)
+    small = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, image_processor=limits))
+    result = run_benchmark(small, profile, plan, SMALL, lambda _: None)
+    assert "image 96x64: this bundle takes 4,096 pixels at most" in result.not_run
+    assert not any("96x64" in row.name for row in result.measurements)
+
+
 def test_a_question_knows_what_the_model_would_be_given(tiny_bundle: Path) -> None:
     manifest = load_manifest(tiny_bundle)
     assert ImageQuestion(3840, 2160).pixels(manifest) == 3840 * 2176

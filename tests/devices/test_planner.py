@@ -239,6 +239,13 @@ def test_a_request_no_memory_can_serve_is_refused(request_: MemoryRequest, messa
         plan_memory(MODEL_2B, LAPTOP, request_)
 
 
+def test_a_refusal_says_this_of_one_way_out_and_any_of_several() -> None:
+    with pytest.raises(DoesNotFit, match=r"This would fit: [^;]* more memory$"):
+        plan_memory(MODEL_2B, LAPTOP, MemoryRequest(budget_bytes=GIB))
+    with pytest.raises(DoesNotFit, match=r"Any of these would fit: context_tokens .*; or .* more memory$"):
+        plan_memory(MODEL_2B, LAPTOP, MemoryRequest(context_tokens=200_000))
+
+
 def test_pictures_get_half_of_what_is_left_and_give_way_last() -> None:
     roomy = plan_memory(MODEL_2B, LAPTOP, MemoryRequest(budget_bytes=16 * GIB))
     assert roomy.decoding_bytes == MOST_DECODING_BYTES
@@ -257,6 +264,9 @@ def test_rows_add_up_for_people() -> None:
     assert rows["total"] == format_bytes(plan.total_bytes)
     assert rows["budget"] == "12.00 GiB"
     assert rows["KV cache"] == "7.00 GiB"
+    remarks = {what: remark for what, _, remark in plan.rows()}
+    assert f"about {format_bytes(plan.loaded_bytes)} once loaded" in remarks["total"]
+    assert remarks["KV cache"].startswith("held for 2 chats")
 
 
 def test_format_bytes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,13 @@ def test_missing_file_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("max_chats = 1\n", "max_chats = 1\nmax_chat = 2\n", "max_chat"),
+        ("max_chats = 1\n", "max_chats = 1\nmax_chat = 2\n", r"key limits.max_chat; \[limits\] takes .*max_chats, "),
+        ("[cpu]", "cpus = 1\n[cpu]", "key cpus; a device profile takes name, description, cpu, memory"),
+        ("available_fraction = 0.5", "available_fraction = nan", "available_fraction"),
+        ("context_tokens = 4096", "context_tokens = 1e9", "context_tokens"),
+        ("context_tokens = 4096", "context_tokens = 99999999999999999999999", "valid device profile"),
+        ("threads = 4", "threads = 100000", "cpu.threads"),
+        ("max_chats = 1", "max_chats = 1_000_000_000", "limits.max_chats"),
         ("max_chats = 1\n", "", "missing required field `max_chats`"),
         ("threads = 4", "threads = 0", "cpu.threads"),
         ("threads = 4", 'threads = "many"', "cpu.threads"),
@@ -97,6 +104,13 @@ def test_unsound_file_is_refused(profile_file: Path, old: str, new: str, message
     profile_file.write_text(SOUND.replace(old, new))
     with pytest.raises(ProfileError, match=message):
         load_profile(profile_file)
+
+
+def test_a_profile_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path in (tmp_path / "pipe.toml", tmp_path):
+        with pytest.raises(ProfileError, match="is not a file"):
+            load_profile(path)
 
 
 def test_file_that_is_not_text_is_refused(profile_file: Path) -> None:

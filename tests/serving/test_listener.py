@@ -166,6 +166,19 @@ def test_descriptor_that_is_not_a_connection_is_left_alone() -> None:
     listener.close()
 
 
+def test_client_says_what_it_sees_of_why_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s"
+    with Client(f"ipc://{path}", timeouts=Timeouts(connect_s=0.1)) as client:
+        with pytest.raises(ConnectionLost, match="there is no socket"):
+            client.info()
+        leave_stale_socket(path)
+        with pytest.raises(ConnectionLost, match="is `edge-runtime serve` running"):
+            client.info()
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(ConnectionLost, match=r"may not connect .* \(serve --socket-mode"):
+            client.info()
+
+
 def test_every_refusal_is_an_edge_error_and_leaves_no_descriptor(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for address in (

@@ -101,7 +101,7 @@ def test_what_is_taken_fits(num_frames: int, height: int, width: int, max_tokens
     if max(height, width) <= 4 * min(height, width):  # at a strip's ends a side cannot be less than 32
         assert tokens(num_fitting, size) <= max_tokens
     if num_fitting < num_frames and num_fitting > limits.min_frames:
-        full_size = frame_size(num_frames, (height, width), limits, limits)
+        full_size = frame_size(2, (height, width), limits, limits)
         # One pair more would have to be smaller than the floor, and at this size does not fit.
         least = min(MIN_PAIR_TOKENS, math.prod(full_size) // 1024)
         assert max_tokens // (math.ceil(num_fitting / 2) + 1) < least + PAIR_TEXT_TOKENS
@@ -114,6 +114,8 @@ def test_frames_are_shrunk_before_any_is_left_out() -> None:
     short = msgspec.structs.replace(QWEN3, max_tokens=6656)
     num_fitting, size = fit_frames(120, (360, 640), QWEN3, short)
     assert (num_fitting, size) == (96, (256, 480))
+    # Six minutes: by the pixel budget alone each frame would be 224x96, too small to see much.
+    assert fit_frames(768, (1080, 1920), QWEN3, short) == (96, (256, 480))
     shorter = msgspec.structs.replace(QWEN3, max_tokens=200)
     assert fit_frames(120, (360, 640), QWEN3, shorter)[0] == QWEN3.min_frames
 

@@ -1,6 +1,5 @@
 """`config.json` to `Architecture`. Knows no other file of the checkpoint.
 
-Reads what transformers 4.57 writes (`rope_theta`, `rope_scaling`) and what 5.x writes (`rope_parameters`).
 Field names and meanings: transformers, models/qwen3_vl/configuration_qwen3_vl.py.
 """
 
@@ -8,14 +7,22 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
+from edge_export.checkpoint.features import check_features
+from edge_export.checkpoint.head import tie_flags
 from edge_export.checkpoint.json_file import JsonObject
+from edge_export.checkpoint.rope import read_rope
+from edge_export.checkpoint.shards import Warn
 from edge_export.errors import ConfigError
 from edge_runtime.model.manifest import Architecture, TextArchitecture, VisionArchitecture
 
 
-def read_architecture(config: JsonObject) -> Architecture:
-    """The sizes of a dense Qwen3-VL model. Raises `ConfigError` for any other model, or a missing field."""
-    _check_model_type(config)
+def read_architecture(config: JsonObject, warn: Warn = lambda _: None) -> Architecture:
+    """The sizes of a dense Qwen3-VL model; whether head and embedding are one is what the config says first.
+
+    `warn` is told of fields that nobody here has heard of. Raises `ConfigError` for any other model, a missing field,
+    or a feature that is not exported.
+    """
+    check_features(config, warn)
     vision = _read_vision(config.child("vision_config"))
     text = _read_text(config)
     if vision.out_hidden_size != text.hidden_size:
@@ -29,18 +36,6 @@ def read_architecture(config: JsonObject) -> Architecture:
             "tap i is added after decoder layer i, so there can be no more taps than layers"
         )
     return Architecture(model_type="qwen3_vl", vision=vision, text=text)
-
-
-def _check_model_type(config: JsonObject) -> None:
-    model_type = config.string("model_type")
-    if model_type == "qwen3_vl":
-        return
-    if "moe" in model_type:
-        raise ConfigError(
-            f"{config.place}: model_type is {model_type!r}, a mixture of experts; only dense Qwen3-VL models "
-            "(2B, 4B, 8B, 32B) can be exported"
-        )
-    raise ConfigError(f"{config.place}: model_type is {model_type!r}; only 'qwen3_vl' can be exported")
 
 
 def _read_vision(config: JsonObject) -> VisionArchitecture:
@@ -77,11 +72,7 @@ def _read_text(root: JsonObject) -> TextArchitecture:
     config = root.child("text_config")
     if (activation := config.string("hidden_act")) != "silu":
         raise ConfigError(f"{config.place}: hidden_act is {activation!r}; Qwen3-VL decoders have 'silu'")
-    if "attention_bias" in config and config.boolean("attention_bias"):
-        raise ConfigError(f"{config.place}: attention_bias is true; Qwen3-VL decoders have none")
-    rope_theta, mrope_section = _read_rope(config)
-    # Text models of transformers 5 keep the flag at the root only; 4.57 writes it in either place.
-    tied = config if "tie_word_embeddings" in config else root
+    rope_theta, mrope_section = read_rope(config)
     text = TextArchitecture(
         num_layers=config.integer("num_hidden_layers"),
         hidden_size=config.integer("hidden_size"),
@@ -90,36 +81,21 @@ def _read_text(root: JsonObject) -> TextArchitecture:
         num_kv_heads=config.integer("num_key_value_heads"),
         head_dim=config.integer("head_dim"),
         vocab_size=config.integer("vocab_size"),
-        rms_norm_eps=config.number("rms_norm_eps"),
+        rms_norm_eps=config.number("rms_norm_eps", minimum=1e-12, maximum=1.0),
         rope_theta=rope_theta,
         mrope_section=mrope_section,
         max_position_embeddings=config.integer("max_position_embeddings"),
-        tie_word_embeddings=tied.boolean("tie_word_embeddings"),
+        tie_word_embeddings=True in tie_flags(root),
     )
     _check_divides(config, "num_key_value_heads", text.num_kv_heads, "num_attention_heads", text.num_attention_heads)
+    if text.head_dim % 2:
+        raise ConfigError(f"{config.place}: head_dim is {text.head_dim}; rotary turns pairs, so it must be even")
     if sum(mrope_section) * 2 != text.head_dim:
         raise ConfigError(
             f"{config.place}: mrope_section {list(mrope_section)} covers {sum(mrope_section)} frequencies; "
             f"head_dim {text.head_dim} has {text.head_dim // 2}"
         )
     return text
-
-
-def _read_rope(config: JsonObject) -> tuple[float, tuple[int, int, int]]:
-    """`rope_theta` and the three sections of interleaved M-RoPE."""
-    if "rope_parameters" in config:  # transformers 5.x
-        rope = config.child("rope_parameters")
-        theta = rope.number("rope_theta")
-    else:
-        rope = config.child("rope_scaling")
-        theta = config.number("rope_theta")
-    rope_type = rope.string("rope_type") if "rope_type" in rope else "default"
-    if rope_type != "default":
-        raise ConfigError(f"{rope.place}: rope_type is {rope_type!r}; only 'default' can be exported")
-    if "mrope_interleaved" in rope and not rope.boolean("mrope_interleaved"):
-        raise ConfigError(f"{rope.place}: mrope_interleaved is false; Qwen3-VL interleaves its sections")
-    section = rope.integers("mrope_section", count=3)
-    return theta, (section[0], section[1], section[2])
 
 
 def _check_divides(config: JsonObject, name: str, divisor: int, of_name: str, value: int) -> None:

@@ -19,6 +19,8 @@ from edge_export.errors import ConfigError, CorruptShard, MissingShard, Unmerged
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
+MAX_FILE_NAME_BYTES = 255
+
 Warn = Callable[[str], None]
 """Takes one sentence that the user has to read."""
 
@@ -94,7 +96,7 @@ def _read_index(index: Path) -> dict[str, str]:
         raise CorruptShard(f"{index} is no index of shards ({error}); download it again") from error
     names = sorted(set(weight_map.values()))
     # A name is a plain file name: an index must not lead out of its folder.
-    bad = [name for name in names if Path(name).name != name or name in (".", "..") or not name.isprintable()]
+    bad = [name for name in names if not _is_plain(name)]
     if not names or bad:
         raise CorruptShard(f"{index} names the files {short(bad)}; they must lie beside it. Download it again")
     missing = [name for name in names if not (index.parent / name).is_file()]
@@ -104,6 +106,15 @@ def _read_index(index: Path) -> dict[str, str]:
             "finish the download"
         )
     return weight_map
+
+
+def _is_plain(name: str) -> bool:
+    return (
+        Path(name).name == name
+        and name not in {"", ".", ".."}
+        and name.isprintable()
+        and len(name.encode()) <= MAX_FILE_NAME_BYTES
+    )
 
 
 def _read_indexed(index: Path, weight_map: dict[str, str], shards: tuple[Path, ...]) -> dict[str, TensorEntry]:

@@ -1,11 +1,16 @@
-"""The tokenizer files of a checkpoint: chat template and special token ids. Never tokenizes anything."""
+"""The special token ids of a checkpoint's tokenizer files. Never tokenizes anything."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import msgspec
+
+from edge_export.checkpoint.chat_template import read_chat_template
+from edge_export.checkpoint.end_tokens import read_end_tokens
 from edge_export.checkpoint.json_file import JsonObject, read_json
+from edge_export.checkpoint.token_names import check_added_tokens
 from edge_export.errors import ConfigError, TokenizerError
 from edge_runtime.model.manifest import SpecialTokens
 
@@ -18,28 +23,13 @@ PLACEHOLDERS = {
 """Fields of config.json, and the text by which the chat template writes the same token."""
 
 
-def read_chat_template(folder: Path) -> str:
-    """The Jinja chat template, wherever the checkpoint keeps it. Raises `TokenizerError` if nowhere."""
-    plain = folder / "chat_template.jinja"
-    if plain.is_file():
-        template: Any = plain.read_text(encoding="utf-8")
-    else:
-        found = [path for name in ("chat_template.json", "tokenizer_config.json") if (path := folder / name).is_file()]
-        template = next((t for path in found if (t := read_json(path).values.get("chat_template"))), None)
-    if not isinstance(template, str) or not template.strip():
-        raise TokenizerError(
-            f"{folder} has no chat template in chat_template.jinja, chat_template.json or tokenizer_config.json; "
-            "add chat_template.jinja from the model's original repository"
-        )
-    return template
-
-
 def read_special_tokens(folder: Path, config: JsonObject, vocab_size: int) -> SpecialTokens:
     """Ids of the tokens the runtime needs by meaning, checked against `tokenizer.json` and the vocabulary.
 
     Raises `TokenizerError` where `tokenizer.json` is missing or disagrees with `config.json`.
     """
-    ids = _token_ids(folder)
+    ids, largest = _token_ids(folder)
+    check_added_tokens(folder, ids)
     for field, token in PLACEHOLDERS.items():
         if ids.get(token) != (wanted := config.integer(field)):
             raise TokenizerError(
@@ -51,11 +41,11 @@ def read_special_tokens(folder: Path, config: JsonObject, vocab_size: int) -> Sp
         video_pad=ids["<|video_pad|>"],
         vision_start=ids["<|vision_start|>"],
         vision_end=ids["<|vision_end|>"],
-        eos=_end_tokens(folder, config, ids),
+        eos=read_end_tokens(folder, config, ids, read_chat_template(folder)),
         think_start=ids.get("<think>"),
         think_end=ids.get("</think>"),
     )
-    if (largest := max(*ids.values(), *tokens.eos)) >= vocab_size:
+    if (largest := max(largest, *tokens.eos)) >= vocab_size:
         raise TokenizerError(
             f"the tokenizer has token id {largest}, but the model's vocabulary ends at {vocab_size - 1}; "
             "take tokenizer.json and config.json from the same model"
@@ -63,35 +53,26 @@ def read_special_tokens(folder: Path, config: JsonObject, vocab_size: int) -> Sp
     return tokens
 
 
-def _token_ids(folder: Path) -> dict[str, int]:
-    """Ids of the added (special) tokens of `tokenizer.json`."""
-    if not (folder / "tokenizer.json").is_file():
+class _AddedToken(msgspec.Struct):
+    id: Annotated[int, msgspec.Meta(ge=0)]
+    content: str
+
+
+def _token_ids(folder: Path) -> tuple[dict[str, int], int]:
+    """Ids of the added (special) tokens of `tokenizer.json`, and the largest id of any token."""
+    if not (folder / "tokenizer.json").exists():
         raise TokenizerError(
             f"{folder} has no tokenizer.json; add it from the model's original repository, or save it with "
             "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     try:
         tokenizer = read_json(folder / "tokenizer.json")
-        return {str(token["content"]): int(token["id"]) for token in tokenizer.values["added_tokens"]}
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        added = msgspec.convert(tokenizer.values["added_tokens"], list[_AddedToken])
+        vocab = tokenizer.child("model").values["vocab"]
+        of_vocab = max(vocab.values(), default=0) if isinstance(vocab, dict) else len(vocab) - 1
+        ids = {token.content: token.id for token in added}
+        if "" in ids or len(set(ids.values())) < len(added):
+            raise ValueError("an added token is empty, is there twice, or shares its id")
+        return ids, max(int(of_vocab), *ids.values())
+    except (ConfigError, msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
         raise TokenizerError(f"{folder / 'tokenizer.json'} is damaged ({error}); download it again") from error
-
-
-def _end_tokens(folder: Path, config: JsonObject, ids: dict[str, int]) -> tuple[int, ...]:
-    """End-of-answer ids: generation_config.json, else config.json, else the tokenizer's own end token."""
-    generation = folder / "generation_config.json"
-    places = [read_json(generation)] if generation.is_file() else []
-    places += [config, config.child("text_config")]
-    for place in places:
-        if "eos_token_id" in place:
-            is_list = isinstance(place.values["eos_token_id"], list)
-            return place.integers("eos_token_id") if is_list else (place.integer("eos_token_id", minimum=0),)
-    settings = folder / "tokenizer_config.json"
-    token = read_json(settings).values.get("eos_token") if settings.is_file() else None
-    text = token.get("content") if isinstance(token, dict) else token
-    if text not in ids:
-        raise TokenizerError(
-            f"{folder} names no end token: generation_config.json has no eos_token_id and tokenizer_config.json no "
-            "known eos_token; take these files from the model's original repository"
-        )
-    return (ids[text],)
