@@ -16,6 +16,7 @@ from edge_export.checkpoint.head import settle_head
 from edge_export.checkpoint.hub import resolve_source
 from edge_export.checkpoint.json_file import read_json
 from edge_export.checkpoint.model_tensors import check_tensors
+from edge_export.checkpoint.name import model_name
 from edge_export.checkpoint.processors import read_image_processor, read_video_processor
 from edge_export.checkpoint.shards import Warn, refuse_adapter_files
 from edge_export.checkpoint.token_names import read_special_tokens_map
@@ -71,7 +72,7 @@ def open_checkpoint(source: str, warn: Warn = log_warning) -> Checkpoint:
     tied, weights = settle_head(open_weights(folder, warn), config, warn)
     text = msgspec.structs.replace(architecture.text, tie_word_embeddings=tied)
     return Checkpoint(
-        name=folder.resolve().name if Path(source).expanduser().is_dir() else source.rpartition("/")[2],
+        name=model_name(source, folder, config),
         folder=folder,
         architecture=msgspec.structs.replace(architecture, text=text),
         image_processor=read_image_processor(folder, architecture.vision),
