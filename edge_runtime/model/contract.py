@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import BundleError
-from edge_runtime.model.manifest import Architecture, VisionArchitecture
+from edge_runtime.model.manifest import Architecture, VisionArchitecture, vision_segments
 from edge_runtime.model.session import Graph, TensorSpec
 
 FLOAT, INT64, INT32 = "tensor(float)", "tensor(int64)", "tensor(int32)"
@@ -49,19 +49,21 @@ def check_contract(graph: Graph, contract: Contract) -> None:
 
 def vision_contract(vision: VisionArchitecture) -> Contract:
     """`vision.onnx`."""
-    half, width, taps = vision.head_dim // 2, vision.out_hidden_size, len(vision.deepstack_layers)
-    outputs: dict[str, tuple[str, Shape]] = {"image_embeds": (FLOAT, (None, width))}
-    if taps:
-        outputs["deepstack"] = (FLOAT, (taps, None, width))
+    half, hidden = vision.head_dim // 2, vision.hidden_size
+    outputs = {name: width for segment in vision_segments(vision) for name, width in segment.items()}
     return Contract(
         inputs={
+            "segment": (INT64, ()),
             "pixel_values": (FLOAT, (None, vision.patch_dim)),
             "pos_index": (INT64, (4, None)),
             "pos_weight": (FLOAT, (4, None)),
             "rope_cos": (FLOAT, (None, half)),
             "rope_sin": (FLOAT, (None, half)),
+            "stream": (FLOAT, (None, hidden)),
+            "qkv": (FLOAT, (None, 3 * hidden)),
+            "query_rows": (INT64, (2,)),
         },
-        outputs=outputs,
+        outputs={name: (FLOAT, (None, width)) for name, width in outputs.items()},
     )
 
 

@@ -17,7 +17,8 @@ from edge_runtime.errors import BundleError
 from edge_runtime.model.bundle_files import check_distinct, read_regular, replace_file
 from edge_runtime.model.manifest_checks import check_manifest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: the vision graph runs in segments."""
 MANIFEST_NAME = "manifest.json"
 _MAX_MANIFEST_BYTES = 8 * 2**20
 """Thirty times that of an 8B."""
@@ -218,6 +219,23 @@ class Manifest(_Record, frozen=True, kw_only=True):
     def size_bytes(self) -> int:
         """Bytes of all files it lists: of everything in the bundle but the manifest itself."""
         return sum(entry.size_bytes for entry in self.files.values())
+
+
+def vision_segments(vision: VisionArchitecture) -> tuple[dict[str, int], ...]:
+    """The segments of the vision graph in order: the outputs of each, by name, with the width of their rows.
+
+    The last output of a segment that ends a tapped block is that block's DeepStack features.
+    """
+    hidden, taps = vision.hidden_size, vision.deepstack_layers
+    segments = []
+    for index in range(vision.depth + 1):
+        outputs = {f"stream.{index}": hidden, f"qkv.{index}": 3 * hidden}
+        if index == vision.depth:
+            outputs = {"image_embeds": vision.out_hidden_size}
+        if index - 1 in taps:
+            outputs[f"deepstack.{taps.index(index - 1)}"] = vision.out_hidden_size
+        segments.append(outputs)
+    return tuple(segments)
 
 
 def kv_dtypes(flavour: Flavour) -> tuple[KVDtype, ...]:

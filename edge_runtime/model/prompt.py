@@ -109,7 +109,7 @@ class PromptBuilder:
         notice.
         """
         num_media = sum(placeholder.num_tokens for placeholder in media)
-        _refuse_overflow(num_media, "images and videos", max_context)
+        refuse_overflow(num_media, "images and videos", max_context)
         self._refuse_placeholders(messages)
         shielded = Shielded(messages, {}) if parse_special else self._controls.shield(messages)
         text = self._template.render(shielded.messages, enable_thinking)
@@ -117,7 +117,7 @@ class PromptBuilder:
         if enable_thinking is not None and enable_thinking != thinks and not self._template.switches_thinking:
             habit = "always reasons first" if thinks else "never reasons first"
             raise BadParameter(f"this model {habit}, by its chat template; leave enable_thinking out")
-        _refuse_overflow(self._tokenizer.min_tokens(text, shielded.shields), "text", max_context)
+        refuse_overflow(self._tokenizer.min_tokens(text, shielded.shields), "text", max_context)
         ids = self._tokenizer.encode(
             self._expand(text, media), shielded.shields, add_special_tokens=not self._template.begins(text)
         )
@@ -155,7 +155,8 @@ class PromptBuilder:
         return "".join(f"<{time:.1f} seconds>{frame}" for time in placeholder.timestamps_s)
 
 
-def _refuse_overflow(num_tokens: int, what: str, max_context: int | None) -> None:
+def refuse_overflow(num_tokens: int, what: str, max_context: int | None) -> None:
+    """Raise `ContextOverflow` where `num_tokens` of `what` leave no room in the context."""
     if max_context is not None and num_tokens >= max_context:
         raise ContextOverflow(
             f"the {what} alone take at least {num_tokens} tokens, and the context is {max_context} for prompt and "
