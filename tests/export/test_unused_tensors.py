@@ -229,3 +229,22 @@ def test_weights_that_are_quantized_already(checkpoint: Path, name: str) -> None
     edit_tensors(checkpoint, lambda tensors: tensors | {f"{LAYER}.mlp.up_proj.{name}": SMALL})
     with pytest.raises(UnknownDtype, match=f"quantized already: .*{name}.*unquantized"):
         opened(checkpoint)
+
+
+def test_an_index_tells_already_that_there_is_no_head(make_checkpoint: MakeCheckpoint) -> None:
+    """Like Qwen3-VL-Embedding-8B: untied, without a head; nobody shall download its shards to hear that."""
+    folder = make_checkpoint(max_shard_bytes=200_000)
+    for shard in folder.glob("model-*.safetensors"):
+        shard.unlink()
+    tie(folder, False, None)
+    with pytest.raises(MissingTensor, match=r"no lm_head\.weight.*Qwen3-VL-Embedding"):
+        opened(folder)
+
+
+def test_programs_and_adapters_below_are_named(checkpoint: Path) -> None:
+    (checkpoint / "modeling_mine.py").touch()
+    (checkpoint / "checkpoint-500").mkdir()
+    (checkpoint / "checkpoint-500" / "adapter_config.json").write_text("{}")
+    warnings = opened(checkpoint)[1]
+    assert "not run: modeling_mine.py" in warnings
+    assert "checkpoint-500" in warnings
