@@ -21,6 +21,9 @@ Chat = str | Message | Mapping[str, Any] | Iterable[str | Message | Mapping[str,
 
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
+_MAX_PIXELS = 2**31 - 1
+"""As much as the wire takes."""
+_MAX_SECONDS = 1e9
 
 
 def messages_of(chat: Chat) -> tuple[Message, ...]:
@@ -62,7 +65,7 @@ def _message(said: object) -> Message:
     if not isinstance(said, Message):
         raise BadPrompt(f"it is {_kind(said)}; wanted a Message, a string, or a dict with role and content")
     if not isinstance(said.role, str) or said.role not in ROLES:
-        raise BadPrompt(f"role {said.role!r} is unknown; wanted one of {', '.join(ROLES)}")
+        raise BadPrompt(f"role {said.role!r:.80} is unknown; wanted one of {', '.join(ROLES)}")
     counts = {"text": 0, "image": 0, "video": 0}
     parts: list[Part] = []
     for part in said.content:
@@ -91,8 +94,8 @@ def _ready_video(part: VideoPart) -> VideoPart:
     frames, times = tuple(part.frames), tuple(part.timestamps_s)
     if not frames or len(frames) != len(times):
         raise BadImage(f"it has {len(frames)} frames and {len(times)} timestamps; it needs one for each")
-    if not all(isinstance(time, Real) and math.isfinite(time) and time >= 0 for time in times):
-        raise BadImage("its timestamps must be seconds from 0 up")
+    if not all(isinstance(time, Real) and 0 <= time < _MAX_SECONDS for time in times):
+        raise BadImage(f"its timestamps must be seconds from 0 to {_MAX_SECONDS:g}")
     ready = tuple(_at(f"frame {number}", picture, frame) for number, frame in enumerate(frames, 1))
     return VideoPart(ready, tuple(float(time) for time in times))
 
@@ -107,9 +110,10 @@ def _text(text: object, what: str, refusal: type[RequestError]) -> str:
     return str.__str__(text)  # of a subclass, which the encoder would not take, the plain string
 
 
-def _check_pixels(name: str, value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise BadParameter(f"{name} is {value!r}; it must be a whole number from 1, or None")
+def _check_pixels(name: str, value: Any) -> None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (is_whole and 1 <= value <= _MAX_PIXELS):
+        raise BadParameter(f"{name} is {value!r:.80}; it must be a whole number from 1 to {_MAX_PIXELS}, or None")
 
 
 # ---- messages as dicts -----------------------------------------------------------------------------------------
@@ -132,6 +136,8 @@ def _part(part: object) -> object:
     if not isinstance(part, Mapping):
         return part
     kind = part.get("type")
+    if not isinstance(kind, str):
+        raise BadPrompt(f"its type is {_kind(kind)}; wanted a string, as 'text'")
     if kind in _TEXT_TYPES:
         _check_keys(part, ("type", "text"))
         return TextPart(part.get("text", None))
@@ -140,7 +146,7 @@ def _part(part: object) -> object:
     if kind == "video":
         return _video(part)
     known = ", ".join((*_TEXT_TYPES, *_IMAGE_TYPES, "video"))
-    raise BadPrompt(f"its type is {kind!r}; wanted one of {known}")
+    raise BadPrompt(f"its type is {kind!r:.80}; wanted one of {known}")
 
 
 def _image(part: Mapping[str, Any]) -> ImagePart:
@@ -155,8 +161,8 @@ def _image(part: Mapping[str, Any]) -> ImagePart:
     if isinstance(source, Mapping):
         _check_keys(source, ("url", "detail"))
         source, detail = source.get("url"), source.get("detail", detail)
-    if detail not in (None, "auto"):
-        raise BadParameter(f"detail {detail!r} is not known here; use max_pixels")
+    if detail is not None and not (isinstance(detail, str) and detail == "auto"):
+        raise BadParameter(f"detail {detail!r:.80} is not known here; use max_pixels")
     return ImagePart(source, part.get("min_pixels"), part.get("max_pixels"))
 
 
@@ -181,7 +187,7 @@ def _check_keys(given: Mapping[str, Any], known: Sequence[str]) -> None:
     """Keys that are not understood are refused, not ignored; those that are None say nothing."""
     unknown = [str(key) for key in given if key not in known and given[key] is not None]
     if unknown:
-        raise BadPrompt(f"the key {unknown[0]!r} is not understood; known are {', '.join(known)}")
+        raise BadPrompt(f"the key {unknown[0]!r:.80} is not understood; known are {', '.join(known)}")
 
 
 # ---- names -----------------------------------------------------------------------------------------------------
