@@ -87,6 +87,8 @@ def _token_ids(folder: Path) -> tuple[dict[str, int], int]:
         vocab = tokenizer.child("model").values["vocab"]
         of_vocab = max(vocab.values(), default=0) if isinstance(vocab, dict) else len(vocab) - 1
         ids = {token.content: token.id for token in added}
-        return ids, max(int(of_vocab), *ids.values())
+        if len(set(ids.values())) < len(ids):
+            raise ValueError("two added tokens have one id")
+        return ids, max([int(of_vocab), *ids.values()])
     except (ConfigError, msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
         raise TokenizerError(f"{folder / 'tokenizer.json'} is damaged ({error}); download it again") from error
