@@ -17,10 +17,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from edge_kernels.library import KernelError, KernelLibrary
-
 BIN = Path(sys.executable).parent
-CHECKPOINT = Path(__file__).parents[1] / "pocket" / "weights"
 QUESTIONS = ("What is the title?", "Where is the Save button?", "Click Cancel.")
 _PLACE = re.compile(r'\((\d+), (\d+)\)|"x":(\d+),"y":(\d+)')
 _MARK = (220, 30, 60)
@@ -37,7 +34,7 @@ def main() -> None:
     folder.mkdir(parents=True)
     bundle, address = str(folder / "pocket-int4"), f"ipc://{folder}/edge.sock"
 
-    run("edge-export", str(CHECKPOINT), bundle, "--weights", "int4", "--flavour", flavour())
+    run("edge-export", "pocket", bundle, "--weights", "int4")
     server = start("edge-runtime", "serve", bundle, "--bind", address, stdout=subprocess.PIPE)
     try:
         wait_until_serving(server, address)
@@ -51,15 +48,6 @@ def main() -> None:
     pictured = folder / "places.png"
     draw_places(screenshot, answers, pictured)
     print(f"\nThe places it named, drawn on a copy of the screenshot: {pictured}")
-
-
-def flavour() -> str:
-    """The fast one if the kernels were built, which takes a C++ compiler."""
-    try:
-        KernelLibrary()
-    except KernelError:
-        return "portable"
-    return "edge"
 
 
 def ask(address: str, question: str, screenshot: Path) -> str:

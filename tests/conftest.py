@@ -80,9 +80,9 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def tiny_bundle_int4(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_checkpoint` exported in int4, with int8 vision, LM head and embedding."""
+    """`tiny_checkpoint` exported in int4, with int8 vision, LM head and embedding, flavour portable."""
     out = tmp_path_factory.mktemp("bundle") / "int4"
-    export_bundle(str(tiny_checkpoint), out, ExportOptions(weights="int4"), NoProgress())
+    export_bundle(str(tiny_checkpoint), out, ExportOptions(weights="int4", flavour="portable"), NoProgress())
     return out
 
 

@@ -39,6 +39,8 @@ SEEN_OF_OTHER_ROOTS = {
     ("edge_export", "edge_kernels"): {"edge_kernels.library", "edge_kernels.packing"},
     ("edge_export", "edge_runtime"): {
         "edge_runtime.model.manifest",
+        "edge_runtime.model.pocket",
+        "edge_runtime.devices.memory",
         "edge_runtime.devices.profile",
         "edge_runtime.errors",
     },

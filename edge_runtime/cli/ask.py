@@ -10,6 +10,8 @@ import typer
 
 from edge_runtime.cli.outcome import reports_errors
 
+_MAX_PROMPT = 4 << 20
+"""Characters read from standard input: more than a server's headers, or any context, can hold."""
 _Target = Annotated[
     str,
     typer.Argument(
@@ -73,7 +75,7 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
     from edge_runtime.engine.request import SamplingParams  # noqa: PLC0415
 
     question = Question(
-        prompt=sys.stdin.read().strip() if prompt == "-" else prompt,
+        prompt=sys.stdin.read(_MAX_PROMPT).strip() if prompt == "-" else prompt,
         images=tuple(image or ()),
         video=video,
         system=system,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 @reports_errors
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="Folder that edge-export wrote.")],
+    bundle: Annotated[str, typer.Argument(help="Folder that edge-export wrote, or pocket: the model that ships.")],
     profile: Annotated[str, typer.Option(help="Device profile: a name, a file, or auto.")] = "auto",
     repeats: Annotated[int, typer.Option(min=1, help="Times each thing is measured; medians are shown.")] = 3,
     screens: Annotated[
@@ -31,19 +30,21 @@ def bench(
 
     from edge_runtime.bench.benchmark import run_benchmark  # noqa: PLC0415
     from edge_runtime.bench.questions import Workload, parse_screens  # noqa: PLC0415
+    from edge_runtime.cli.pocket import bundle_folder  # noqa: PLC0415
     from edge_runtime.devices.memory import MemoryRequest  # noqa: PLC0415
     from edge_runtime.devices.probe import probe_machine  # noqa: PLC0415
     from edge_runtime.devices.select import select_profile  # noqa: PLC0415
     from edge_runtime.engine.load import plan_bundle  # noqa: PLC0415
     from edge_runtime.model.manifest import load_manifest  # noqa: PLC0415
 
+    folder = bundle_folder(bundle)
     chosen = select_profile(profile, probe_machine())
     workload, max_pixels = Workload(repeats), None
     if screens is not None:  # the profile's own limit is for every day; who names a larger screen means it
         workload = Workload(repeats, images=parse_screens(screens))
-        largest = max(image.pixels(load_manifest(bundle)) for image in workload.images)
+        largest = max(image.pixels(load_manifest(folder)) for image in workload.images)
         max_pixels = largest if largest > chosen.max_pixels else None
-    opened, plan = plan_bundle(bundle, chosen, MemoryRequest(max_chats=1, max_pixels=max_pixels))
+    opened, plan = plan_bundle(folder, chosen, MemoryRequest(max_chats=1, max_pixels=max_pixels))
     progress = Console(stderr=True)
     report = run_benchmark(
         opened, chosen, plan, workload, lambda what: progress.print(f"measuring: {what}", style="dim")

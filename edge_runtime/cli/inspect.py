@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,16 +14,17 @@ if TYPE_CHECKING:
 
 @reports_errors
 def inspect(
-    bundle: Annotated[Path, typer.Argument(help="Folder that edge-export wrote.")],
+    bundle: Annotated[str, typer.Argument(help="Folder that edge-export wrote, or pocket: the model that ships.")],
     verify_hashes: Annotated[bool, typer.Option(help="Read every file and compare its SHA-256.")] = False,
 ) -> None:
     """Show what a bundle holds, how it is quantized, and what its parity gate measured."""
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
+    from edge_runtime.cli.pocket import bundle_folder  # noqa: PLC0415
     from edge_runtime.model.bundle import open_bundle  # noqa: PLC0415
 
-    manifest = open_bundle(bundle, verify_hashes=verify_hashes).manifest
+    manifest = open_bundle(bundle_folder(bundle), verify_hashes=verify_hashes).manifest
     table = Table(box=None, show_header=False)
     for what, value in (*_facts(manifest), *_parity(manifest.parity)):
         table.add_row(what, value)
@@ -38,7 +38,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
 
     text, vision, scheme = manifest.architecture.text, manifest.architecture.vision, manifest.quantization
     defaults = manifest.generation
-    size = format_bytes(sum(entry.size_bytes for entry in manifest.files.values()))
+    size = format_bytes(manifest.size_bytes)
     return [
         ("name", manifest.name),
         ("flavour", f"{manifest.flavour}, format {manifest.format_version}, edge-export {manifest.exporter_version}"),

@@ -14,13 +14,13 @@ from typing import Protocol
 import msgspec
 
 from edge_runtime.engine.request import DEFAULT_MAX_TOKENS, SamplingParams
-from edge_runtime.errors import BadImage
+from edge_runtime.errors import BadImage, BadPrompt
 from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart
 from edge_runtime.serving.images import image_part
 from edge_runtime.serving.messages import VideoSampling
 from edge_runtime.vision.image import ImageLimits, image_size
 from edge_runtime.vision.resize import PixelRange, image_target_size
-from edge_runtime.vision.video import Clip, sample_clip
+from edge_runtime.vision.video import Clip, sample_clip, silence_decoder
 
 Say = Callable[[str], None]
 """Takes a remark for the person who asks."""
@@ -69,8 +69,10 @@ class Question:
         """The chat: system message; images, video, prompt. Raises `BadImage` for files that cannot be read.
 
         `served` may be None where nobody needs to be told of shrunk images, and there is no video; `say`, to be told
-        nothing.
+        nothing. Raises `BadPrompt` if there is nothing to answer.
         """
+        if not self.prompt.strip() and not self.has_pictures:
+            raise BadPrompt("the question is empty; write one, or - to read it from standard input")
         images = [image_part(path, max_pixels=self.max_pixels) for path in self.images]
         parts: list[Part] = [*images]
         remarks: list[str] = []
@@ -80,6 +82,7 @@ class Question:
                 if target != natural:
                     remarks.append(f"{path.name}: shrunk from {_size(source)} to {_size(target)}")
             if self.video is not None:
+                silence_decoder()
                 limits = self._clip_limits(served, [target for _, target, _ in sizes])
                 clip = sample_clip(self.video, limits, limits)
                 remarks += _remarks(clip, self.video, served)

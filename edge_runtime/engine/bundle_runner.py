@@ -1,13 +1,15 @@
 """The real `ModelRunner`: a bundle's prompt builder, vision encoder and decoder, joined. Knows no queue, no sampling.
 
-A prompt is prepared from headers alone; its images are decoded and encoded one vision run at a time; a forward run
-takes rows of text and image features for its tokens, and hands their memory back once they are in the KV cache.
+A prompt is prepared from headers alone; its images are decoded beside everything else, one ahead of the vision encoder,
+which takes them in parts; a forward run takes rows of text and image features for its tokens, and hands their memory
+back once they are in the KV cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -19,25 +21,26 @@ from edge_runtime.devices.profile import KVDtype
 from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.rescoring import Rescorer
-from edge_runtime.errors import InternalError
+from edge_runtime.errors import BadImage, EdgeError, InternalError
 from edge_runtime.model.bundle import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, Bundle
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.conversation import media_parts
+from edge_runtime.model.contract import check_contract, vision_contract
+from edge_runtime.model.conversation import ImagePart, Message, media_parts
 from edge_runtime.model.decoder import Decoder, DecoderInputs, DecoderStep, PortableDecoder
 from edge_runtime.model.embeddings import TokenEmbeddings
 from edge_runtime.model.kv_cache import KVCache
 from edge_runtime.model.manifest import decoder_graph_name
 from edge_runtime.model.positions import RotaryTables, prompt_positions
-from edge_runtime.model.prompt import PromptBuilder, VisionSpan
+from edge_runtime.model.prompt import PromptBuilder, VisionSpan, refuse_overflow
 from edge_runtime.model.ragged_decoder import RaggedDecoder
 from edge_runtime.model.session import Graph, SessionSettings
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
-from edge_runtime.vision.encoder import VisionEncoder, VisionFeatures
-from edge_runtime.vision.image import ImageLimits, decode_image
+from edge_runtime.vision.decoding import BadFrame, PendingPixels, PictureDecoder
+from edge_runtime.vision.encoder import MAX_PAIRS, Encoding, VisionEncoder, VisionFeatures
+from edge_runtime.vision.image import ImageLimits, Pixels
 from edge_runtime.vision.patchify import patchify
-from edge_runtime.vision.plan import MediaPlanner, VisionRun
-from edge_runtime.vision.resize import resize_image
+from edge_runtime.vision.plan import MediaPlan, MediaPlanner, VisionRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,10 @@ class BundlePrompt:
     starts_in_reasoning: bool
     runs: list[VisionRun]
     """Vision runs still to do, in prompt order."""
+    pixels: PendingPixels | None = None
+    """The frames of the first of them that is not being encoded, on their way through the decoder."""
+    encoding: Encoding | None = None
+    """The first of them, once its pixels are there."""
     features: list[VisionFeatures | None] = field(default_factory=list)
 
     @property
@@ -82,30 +89,38 @@ class BundlePrompt:
         """Vision runs still to do."""
         return len(self.runs)
 
+    @property
+    def media_ready(self) -> bool:
+        """Whether the next run has its pixels."""
+        return self.encoding is not None or self.pixels is None or self.pixels.done()
+
 
 class BundleRunner:
-    """A loaded bundle of either flavour. Used by one thread at a time."""
+    """A loaded bundle of either flavour. Used by one thread at a time, but for `prepare`."""
 
     def __init__(self, bundle: Bundle, settings: RunnerSettings) -> None:
         """Load tokenizer, template and graphs. Raises `BundleError`."""
         manifest = bundle.manifest
         self._architecture = manifest.architecture
         self._special = manifest.special_tokens
-        self._limits = settings.image_limits
+        self._pictures = PictureDecoder(settings.image_limits)
         self._kernels = settings.kernels
         self._max_context = min(settings.max_context, manifest.architecture.text.max_position_embeddings)
         self._embeddings = TokenEmbeddings(bundle.path, manifest)
         # ONNX Runtime loads without the GIL, which the tokenizer holds: all at once is as fast as the slowest.
         with ThreadPoolExecutor(2, "load-graph") as pool:
-            vision_graph = pool.submit(_load, bundle, VISION_GRAPH, settings)
+            vision_graph = pool.submit(_load_vision, bundle, settings)
             decoder = pool.submit(_load_decoder, bundle, settings, Rescorer(self._embeddings))
             self._tokenizer = Tokenizer(bundle.file(TOKENIZER))
-            template = ChatTemplate(bundle.file(CHAT_TEMPLATE))
+            template = ChatTemplate(bundle.file(CHAT_TEMPLATE), manifest.special_tokens_map)
         self._prompts = PromptBuilder(self._tokenizer, template, manifest.special_tokens)
         self._media = MediaPlanner(manifest, settings.image_limits, settings.max_pixels)
         self._rotary = RotaryTables(manifest.architecture.text)
-        self._encoder = VisionEncoder(vision_graph.result(), manifest.architecture.vision)
+        self._encoder = VisionEncoder(
+            vision_graph.result(), manifest.architecture.vision, max_pairs=MAX_PAIRS[manifest.flavour]
+        )
         self._decoder = decoder.result()
+        self._pictures.warm()  # now, when the cores are free, and not when the first picture waits for it
 
     @property
     def kv_cache(self) -> KVCache:
@@ -128,14 +143,20 @@ class BundleRunner:
         start, end = self._special.think_start, self._special.think_end
         return None if start is None or end is None else (start, end)
 
-    def prepare(self, request: GenerationRequest) -> BundlePrompt:
+    def prepare(self, request: GenerationRequest, cancel: CancelToken | None = None) -> BundlePrompt:
         """Template, token ids, positions; reads image headers only.
 
-        Raises `BadImage`, `BadPrompt`, `BadParameter`, or `ContextOverflow` for what cannot fit by far.
+        Raises `BadImage`, `BadPrompt`, `BadParameter`, `ContextOverflow` for what cannot fit by far, or `Cancelled`.
         """
-        plans = [self._media.plan(part) for part in media_parts(request.messages)]
+        plans = self._plan_media(request.messages, cancel or CancelToken())
         placeholders = [plan.placeholder for plan in plans]
-        prompt = self._prompts.build(request.messages, placeholders, self._max_context, request.enable_thinking)
+        prompt = self._prompts.build(
+            request.messages,
+            placeholders,
+            self._max_context,
+            request.enable_thinking,
+            parse_special=request.parse_special,
+        )
         position_ids, rope_delta = prompt_positions(len(prompt.input_ids), prompt.spans)
         return BundlePrompt(
             input_ids=prompt.input_ids,
@@ -150,28 +171,83 @@ class BundleRunner:
         """Whether the prompt ends inside an open `<think>`."""
         return prompt.starts_in_reasoning
 
-    def encode_next(self, prompt: BundlePrompt, cancel: CancelToken) -> MediaTimings:
-        """Decode, resize and encode the next image or frame pair of `prompt`. Raises `BadImage` or `Cancelled`."""
-        cancel.raise_if_cancelled()
-        run, vision = prompt.runs[0], self._architecture.vision
-        started = perf_counter()
-        pixel_values, decoded_at = self._pixel_values(run)
-        resized_at = perf_counter()
-        grid_h, grid_w = run.height // vision.patch_size, run.width // vision.patch_size
-        prompt.features.append(self._encoder.encode(pixel_values, grid_h, grid_w, cancel))
-        prompt.runs.pop(0)  # only now: a run that failed can be tried again
-        return MediaTimings(
-            decode_image_ms=(decoded_at - started) * 1e3,
-            resize_ms=(resized_at - decoded_at) * 1e3,
-            vision_ms=(perf_counter() - resized_at) * 1e3,
-        )
+    def _plan_media(self, messages: tuple[Message, ...], cancel: CancelToken) -> list[MediaPlan]:
+        """The vision runs of all images and videos; each picture's header is read once, however many parts have it."""
+        media = list(media_parts(messages))
+        places: dict[int, str] = {}
+        pictures: dict[int, bytes | Pixels] = {}
+        for place, part in media:
+            frames = (part.data,) if isinstance(part, ImagePart) else part.frames
+            for number, frame in enumerate(frames, 1):
+                pictures.setdefault(id(frame), frame)
+                places.setdefault(id(frame), place if isinstance(part, ImagePart) else f"{place}, frame {number}")
+        try:
+            sizes = dict(zip(pictures, self._pictures.sizes(list(pictures.values()), cancel), strict=True))
+        except BadFrame as error:
+            raise BadImage(f"{list(places.values())[error.index]}: {error}") from error
+        plans, num_tokens = [], 0
+        for place, part in media:
+            cancel.raise_if_cancelled()
+            with _named(place):
+                plans.append(self._media.plan(part, place, lambda frame: sizes[id(frame)]))
+            num_tokens += plans[-1].placeholder.num_tokens
+            refuse_overflow(num_tokens, "images and videos", self._max_context)  # however many more there are
+        return plans
 
-    def _pixel_values(self, run: VisionRun) -> tuple[NDArray[np.float32], float]:
-        """What the encoder takes of `run`, and when its frames were decoded; what is decoded is not kept."""
-        decoded = [decode_image(frame, self._limits) for frame in run.frames]
-        decoded_at = perf_counter()
-        frames = tuple(resize_image(pixels, run.height, run.width) for pixels in decoded)
-        return patchify(frames, run.normalization, self._architecture.vision, self._kernels), decoded_at
+    def start_media(self, prompt: BundlePrompt) -> None:
+        """Begin to decode the first image or frame pair of `prompt`."""
+        self._decode(prompt, prompt.runs[0])
+
+    def wait_for_media(self, prompt: BundlePrompt, timeout_s: float) -> None:
+        """Wait until the pixels of the next run are there, or the time has passed."""
+        if prompt.pixels is not None:
+            with suppress(EdgeError):  # what went wrong is for `encode_next` to say
+                prompt.pixels.result(timeout_s)
+
+    def encode_next(self, prompt: BundlePrompt, cancel: CancelToken) -> MediaTimings:
+        """Encode a part of the next image or frame pair of `prompt`, first waiting for its pixels.
+
+        Raises `BadImage` or `Cancelled`.
+        """
+        cancel.raise_if_cancelled()
+        decode_ms = resize_ms = 0.0
+        if prompt.encoding is None:
+            decode_ms, resize_ms = self._begin_encoding(prompt)
+        assert prompt.encoding is not None
+        started = perf_counter()
+        if prompt.encoding.advance(cancel):
+            prompt.features.append(prompt.encoding.features)
+            prompt.encoding = None
+            prompt.runs.pop(0)
+        return MediaTimings(decode_ms, resize_ms, vision_ms=(perf_counter() - started) * 1e3)
+
+    def release(self, prompt: BundlePrompt) -> None:
+        """Stop what is still being done for `prompt`, and give back the memory that it holds in the encoder."""
+        if prompt.pixels is not None:
+            prompt.pixels.cancel()
+        if prompt.encoding is not None:
+            prompt.encoding = None
+            self._encoder.give_back_memory()
+
+    def _begin_encoding(self, prompt: BundlePrompt) -> tuple[float, float]:
+        """Turn the pixels of the next run into patches; return how long it took to decode them, and to resize."""
+        run, vision = prompt.runs[0], self._architecture.vision
+        if prompt.pixels is None:
+            self._decode(prompt, run)
+        assert prompt.pixels is not None
+        with _named(run.place):
+            pictures = prompt.pixels.result()
+        prompt.pixels = None
+        if len(prompt.runs) > 1:  # the next one is decoded while this one is encoded
+            self._decode(prompt, prompt.runs[1])
+        started = perf_counter()
+        pixel_values = patchify(pictures.frames, run.normalization, vision, self._kernels)
+        grid_h, grid_w = run.height // vision.patch_size, run.width // vision.patch_size
+        prompt.encoding = self._encoder.begin(pixel_values, grid_h, grid_w)
+        return pictures.decode_ms, pictures.resize_ms + (perf_counter() - started) * 1e3
+
+    def _decode(self, prompt: BundlePrompt, run: VisionRun) -> None:
+        prompt.pixels = self._pictures.start(run.frames, run.height, run.width)
 
     def forward(self, steps: Sequence[Step]) -> list[NDArray[np.float32] | None]:
         """Run the decoder on every step; per step the last token's logits [V]; None where unwanted or cancelled."""
@@ -208,6 +284,15 @@ class BundleRunner:
         return DecoderInputs(inputs_embeds=embeds, deepstack=deepstack, rope_cos=rope_cos, rope_sin=rope_sin)
 
 
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Say in a `BadImage` of the block which picture it is about."""
+    try:
+        yield
+    except BadImage as error:
+        raise BadImage(f"{place}: {error}") from error
+
+
 def _positions(prompt: BundlePrompt, start: int, stop: int) -> NDArray[np.int64]:
     """Position ids [3, stop - start] of the log's tokens; past the prompt they count on from its rope delta."""
     in_prompt = prompt.position_ids[:, start:stop]
@@ -220,6 +305,12 @@ def _release_features(prompt: BundlePrompt, length: int) -> None:
     for i, span in enumerate(prompt.spans[: len(prompt.features)]):
         if span.stop <= length:
             prompt.features[i] = None
+
+
+def _load_vision(bundle: Bundle, settings: RunnerSettings) -> Graph:
+    graph = _load(bundle, VISION_GRAPH, settings)
+    check_contract(graph, vision_contract(bundle.manifest.architecture.vision))
+    return graph
 
 
 def _load_decoder(bundle: Bundle, settings: RunnerSettings, rescorer: Rescorer) -> Decoder:

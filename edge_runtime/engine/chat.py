@@ -26,7 +26,7 @@ class Phase(enum.Enum):
     """What a chat needs next."""
 
     WAITING = "room in the KV cache"
-    ENCODE = "its next image or video frame pair encoded"
+    ENCODE = "its next image or video frame pair decoded and encoded"
     PREFILL = "the next chunk of its prompt run"
     DECODE = "its last token run and the next one drawn"
 
@@ -45,7 +45,7 @@ class Clock:
 
 
 class Chat:
-    """One request from its admission to the queue to its last event."""
+    """One request from when it is prepared to its last event."""
 
     __slots__ = (
         "_repetition",
@@ -63,7 +63,12 @@ class Chat:
     )
 
     def __init__(
-        self, request: GenerationRequest, prompt: PreparedPrompt, transcript: Transcript, submitted_s: float
+        self,
+        request: GenerationRequest,
+        prompt: PreparedPrompt,
+        transcript: Transcript,
+        submitted_s: float,
+        cancel: CancelToken,
     ) -> None:
         """`prompt` and `transcript` are this chat's alone; `submitted_s` is a `time.perf_counter` reading.
 
@@ -74,7 +79,7 @@ class Chat:
         self.prompt_ids: NDArray[np.int64] = prompt.input_ids  # [T]
         self.transcript = transcript
         self.clock = Clock(submitted_s)
-        self.cancel = CancelToken()
+        self.cancel = cancel
         self.lease: KVLease | None = None
         self.output_ids: list[int] = []
         self._repetition = RepetitionDetector() if request.stop_on_repetition else None
@@ -173,7 +178,7 @@ class Chat:
         return [*(self._delta(channel, text) for channel, text in pieces), ended]
 
     def add_media(self, spent: MediaTimings) -> None:
-        """Count the time of one vision run."""
+        """Count the time of a part of a vision run."""
         self.clock.decode_image_ms += spent.decode_image_ms
         self.clock.resize_ms += spent.resize_ms
         self.clock.vision_ms += spent.vision_ms

@@ -10,7 +10,9 @@ A step is schedule -> run -> postprocess: the scheduler picks who runs what (`sc
 (`model_runner.py`: images, vision encoder, decoder), and the logits become tokens (`sampling.py`), text
 (`transcript.py`) and events (`events.py`). What a chat is in between lies in `chat.py`.
 
-One thread owns the engine; only `cancel` may be called from another. Knows nothing of sockets, graphs or templates.
+One thread owns the engine; only `prepare` and `cancel` may be called from another: what a request takes before its
+first step, template, tokens and headers of images, need not hold up those that run. Knows nothing of sockets, graphs or
+templates.
 """
 
 from __future__ import annotations
@@ -33,10 +35,14 @@ from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.engine.thinking import ChannelSwitch
 from edge_runtime.engine.transcript import Transcript
 from edge_runtime.errors import BadParameter, Cancelled, EdgeError, InternalError
+from edge_runtime.model.cancellation import CancelToken
 
 _log = logging.getLogger(__name__)
 
 _Logits = NDArray[np.float32] | None
+
+_MEDIA_WAIT_S = 0.02
+"""How long a step with nothing else to do waits for an image to be decoded; cancels and new requests come after it."""
 
 
 class Engine:
@@ -65,24 +71,36 @@ class Engine:
         return self._scheduler.num_waiting
 
     def submit(self, request: GenerationRequest) -> None:
-        """Take on a request. If this raises, it was not taken on and will have no events.
+        """Take on a request: `prepare` and `add`. If this raises, it was not taken on and will have no events."""
+        self.add(self.prepare(request, CancelToken()))
+
+    def prepare(self, request: GenerationRequest, cancel: CancelToken) -> Chat:
+        """All that can be done for a request before it is taken on; `cancel` is the chat's from now on. For any thread.
 
         Raises `Overloaded` if the queue is full, `ContextOverflow` if prompt and answer cannot fit (nothing was
-        computed), `BadPrompt` or `BadImage` for what the model cannot take, `BadParameter` if its id is in use.
+        computed), `BadPrompt` or `BadImage` for what the model cannot take, `Cancelled`.
         """
         submitted_s = time.perf_counter()
-        if request.request_id in self._chats:
-            raise BadParameter(f"a request with the id {request.request_id!r} is in flight; give each its own")
         self._scheduler.check_room()
         with _internal_unless_ours("preparing a prompt"):
-            prompt = self._runner.prepare(request)
+            prompt = self._runner.prepare(request, cancel)
             num_prompt = len(prompt.input_ids)
             max_tokens = self._scheduler.answer_length(num_prompt, prompt.image_tokens, request.max_tokens)
             switch = ChannelSwitch(self._runner.think_token_ids, self._runner.starts_in_reasoning(prompt))
             # The pictures stay with `prompt` alone, which drops each as soon as it is encoded.
             kept = replace(request, messages=(), max_tokens=max_tokens)
-            chat = Chat(kept, prompt, Transcript(switch, request.stop), submitted_s)
-        self._chats[request.request_id] = chat
+            return Chat(kept, prompt, Transcript(switch, request.stop), submitted_s, cancel)
+
+    def add(self, chat: Chat) -> None:
+        """Take on what `prepare` gave. If this raises, it was not taken on and will have no events.
+
+        Raises `Overloaded` if the queue is full by now, `BadParameter` if the request's id is in use.
+        """
+        request_id = chat.request.request_id
+        if request_id in self._chats:
+            raise BadParameter(f"a request with the id {request_id!r} is in flight; give each its own")
+        self._scheduler.check_room()
+        self._chats[request_id] = chat
         self._scheduler.add(chat)
 
     def cancel(self, request_id: str) -> None:
@@ -129,10 +147,14 @@ class Engine:
                 if not self._scheduler.admit(chat):
                     break
                 chat.clock.admitted_s = time.perf_counter()
+                if chat.prompt.pending_media:
+                    self._runner.start_media(chat.prompt)
         return self._scheduler.plan()
 
     def _run(self, plan: Plan) -> list[tuple[Chat, _Logits]]:
-        """Encode one image, then run the decoder; return the logits of each chat that ran."""
+        """Encode a part of an image, then run the decoder; return the logits of each chat that ran."""
+        if plan.wait_for is not None:
+            self._runner.wait_for_media(plan.wait_for.prompt, _MEDIA_WAIT_S)
         if plan.encode is not None:
             with self._failing(plan.encode):
                 plan.encode.add_media(self._runner.encode_next(plan.encode.prompt, plan.encode.cancel))
@@ -216,6 +238,7 @@ class Engine:
         if self._chats.pop(chat.request.request_id, None) is not None:
             self._events += last_events
             self._scheduler.remove(chat)
+            self._runner.release(chat.prompt)
 
     def _check_idle(self) -> None:
         """With no chat in flight the whole cache must be free."""

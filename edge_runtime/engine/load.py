@@ -11,7 +11,7 @@ from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import BundleError
-from edge_runtime.model.bundle import Bundle, open_bundle
+from edge_runtime.model.bundle import Bundle, open_bundle, refuse_failed
 from edge_runtime.model.footprint import footprint
 from edge_runtime.model.session import SessionSettings, choose_execution_provider
 from edge_runtime.vision.image import ImageLimits
@@ -22,9 +22,11 @@ def plan_bundle(
 ) -> tuple[Bundle, MemoryPlan]:
     """Open a bundle and decide what of it fits; loads nothing.
 
-    Raises `BundleError`, `DoesNotFit`, or `BadParameter` for a request the model can never meet.
+    Raises `BundleError`, also for a bundle whose parity gate failed, `DoesNotFit`, or `BadParameter` for a request the
+    model can never meet.
     """
     bundle = open_bundle(path, verify_hashes=verify_hashes)
+    refuse_failed(bundle)
     return bundle, plan_memory(footprint(bundle.manifest), profile, request)
 
 

@@ -19,7 +19,7 @@ from edge_runtime.model.kv_cache import KVCache, KVLease
 
 @dataclass(frozen=True, slots=True)
 class MediaTimings:
-    """Milliseconds spent on one image or one video frame pair."""
+    """Milliseconds spent on one image or one video frame pair, or on a part of that."""
 
     decode_image_ms: float
     resize_ms: float
@@ -39,7 +39,11 @@ class PreparedPrompt(Protocol):
 
     @property
     def pending_media(self) -> int:
-        """Vision runs still to do (one per image or video frame pair)."""
+        """Images and video frame pairs that are not encoded yet."""
+
+    @property
+    def media_ready(self) -> bool:
+        """Whether `encode_next` would not have to wait for the pixels of the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,10 @@ class Step:
 
 
 class ModelRunner(Protocol):
-    """A loaded model: prepares prompts, encodes images, runs the decoder. Used by one thread at a time."""
+    """A loaded model: prepares prompts, encodes images, runs the decoder.
+
+    Used by one thread at a time, but for `prepare`, which another thread may call meanwhile.
+    """
 
     @property
     def kv_cache(self) -> KVCache:
@@ -76,14 +83,26 @@ class ModelRunner(Protocol):
     def think_token_ids(self) -> tuple[int, int] | None:
         """Ids of `<think>` and `</think>`, or None where the model has none."""
 
-    def prepare(self, request: GenerationRequest) -> PreparedPrompt:
-        """Template, token ids, placeholders; reads image headers only. Raises `RequestError`."""
+    def prepare(self, request: GenerationRequest, cancel: CancelToken) -> PreparedPrompt:
+        """Template, token ids, placeholders; reads image headers only. Raises `RequestError` or `Cancelled`."""
 
     def starts_in_reasoning(self, prompt: Any) -> bool:
         """Whether the prompt ends inside an open `<think>`, as Thinking templates do."""
 
+    def start_media(self, prompt: Any) -> None:
+        """Begin to decode the first image of `prompt`, beside all other work. Raises what a shortage brings."""
+
+    def wait_for_media(self, prompt: Any, timeout_s: float) -> None:
+        """Wait until `prompt.media_ready`, or until the time has passed."""
+
     def encode_next(self, prompt: Any, cancel: CancelToken) -> MediaTimings:
-        """Decode, resize and encode the next image of `prompt`. Raises `BadImage` or `Cancelled`."""
+        """Do the next part of encoding the next image of `prompt`: no more than what a prefill chunk takes.
+
+        Waits for the image's pixels if they are not ready. Raises `BadImage` or `Cancelled`.
+        """
+
+    def release(self, prompt: Any) -> None:
+        """Its chat has ended: stop decoding its images and let go of what encoding them has kept."""
 
     def forward(self, steps: Sequence[Step]) -> list[NDArray[np.float32] | None]:
         """Run the decoder on every step; per step the last token's logits [V], or None where not wanted.

@@ -4,8 +4,9 @@ Policy:
 - Chats are admitted in order of arrival, each when there is room in the KV cache for its prompt and its longest
   answer, so a chat that runs never has to be thrown out. The first in line is not overtaken: a long one cannot starve.
 - In every step each decoding chat gets its next token.
-- One chat gets a vision run or a chunk of its prompt. Chats that need one take turns, so each waits at most for one
-  chunk of every other between two of its own, and a short question passes a long one.
+- One chat gets a part of a vision run or a chunk of its prompt. Chats that need one take turns, so each waits at most
+  for one chunk of every other between two of its own, and a short question passes a long one. Who waits for an image
+  to be decoded, which happens elsewhere, is passed over.
 - Chunks are cut at multiples of `prefill_chunk` whatever else runs, so other chats do not change a chat's numbers.
 """
 
@@ -29,6 +30,8 @@ class Plan:
     """The chat whose next image or frame pair is encoded."""
     shares: tuple[tuple[Chat, int], ...]
     """Who runs how many tokens: all decoding chats one, at most one prefilling chat a chunk."""
+    wait_for: Chat | None = None
+    """Where there is nothing else to do: the chat whose image is being decoded."""
 
 
 class Scheduler:
@@ -116,9 +119,10 @@ class Scheduler:
     def plan(self) -> Plan:
         """The work of the next step. The chat that gets a vision run or a chunk goes to the end of the line."""
         shares = [(chat, 1) for chat in self._running if chat.phase is Phase.DECODE]
-        chat = next((chat for chat in self._running if chat.phase is not Phase.DECODE), None)
+        others = [chat for chat in self._running if chat.phase is not Phase.DECODE]
+        chat = next((chat for chat in others if chat.phase is not Phase.ENCODE or chat.prompt.media_ready), None)
         if chat is None:
-            return Plan(None, tuple(shares))
+            return Plan(None, tuple(shares), wait_for=others[0] if others and not shares else None)
         self._running.remove(chat)
         self._running.append(chat)
         if chat.phase is Phase.ENCODE:

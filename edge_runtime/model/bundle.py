@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.errors import BundleError
+from edge_runtime.model.bundle_files import read_regular, regular_file_size
 from edge_runtime.model.manifest import Manifest, decoder_graph_name, kv_dtypes, load_manifest
 
 VISION_GRAPH = "vision.onnx"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
+GRAPH_SUFFIX = ".onnx"
 _CHUNK_BYTES = 1 << 20
+_MAX_GRAPH_BYTES = 64 * 2**20
+"""Graphs hold no weights; those of an 8B have less than a megabyte."""
+_LOCATION = b"location"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,16 @@ class Bundle:
     manifest: Manifest
 
     def file(self, name: str) -> Path:
-        """Path of one of its files."""
+        """Path of one of its files, which is looked at again: it may have changed since the check.
+
+        Raises `BundleError` if it is no regular file inside the folder any more, or has another size.
+        """
+        found, wanted = regular_file_size(self.path, name), self.manifest.files[name].size_bytes
+        if found != wanted:
+            raise BundleError(
+                f"{self.path}: {name} has {found} bytes, the manifest says {wanted}; the copy was cut short or the "
+                "file was changed: copy the bundle again"
+            )
         return self.path / name
 
 
@@ -33,41 +47,57 @@ def open_bundle(path: Path, *, verify_hashes: bool = False) -> Bundle:
     Raises `BundleError` for a folder that is not a bundle, is incomplete or damaged, or that this runtime cannot run.
     """
     bundle = Bundle(path, load_manifest(path))
-    _check_runnable(bundle)
+    _check_listed(bundle)
     for name, entry in bundle.manifest.files.items():
         file = bundle.file(name)
-        if Path(name).name != name:
-            raise BundleError(
-                f"{path}: the manifest names a file outside the folder: {name!r}; do not trust this bundle"
-            )
-        if not file.is_file():
-            raise BundleError(f"{path}: {name} is missing; copy the bundle again, or export it again")
-        size = file.stat().st_size
-        if size != entry.size_bytes:
-            raise BundleError(
-                f"{path}: {name} has {size} bytes, the manifest says {entry.size_bytes}; the copy was cut short or the "
-                "file was changed: copy the bundle again"
-            )
-        if verify_hashes and _sha256(file) != entry.sha256:
-            raise BundleError(f"{path}: {name} does not have the SHA-256 of the manifest; copy the bundle again")
+        try:
+            if verify_hashes and _sha256(file) != entry.sha256:
+                raise BundleError(f"{path}: {name} does not have the SHA-256 of the manifest; copy the bundle again")
+            if name.endswith(GRAPH_SUFFIX):
+                _check_references(bundle, name)
+        except OSError as error:
+            raise BundleError(f"{path}: {name} cannot be read: {error}; copy the bundle again") from error
     return bundle
 
 
-def _check_runnable(bundle: Bundle) -> None:
+def refuse_failed(bundle: Bundle) -> None:
+    """Raise `BundleError` if `bundle` was compared with its checkpoint and does not compute the same."""
+    parity = bundle.manifest.parity
+    if parity is not None and not parity.passed:
+        raise BundleError(
+            f"{bundle.path} failed its parity gate ({parity.greedy_tokens_equal} of {parity.greedy_tokens_compared} "
+            f"greedy tokens are those of its checkpoint; `edge-runtime inspect` shows all), so its answers are not the "
+            "model's; export it again (--weights int8 or fp32 are more exact), or compare it again with `edge-export "
+            "verify`"
+        )
+
+
+def _check_listed(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    wanted = {VISION_GRAPH, TOKENIZER, CHAT_TEMPLATE, manifest.embedding.file}
+    wanted = {VISION_GRAPH, TOKENIZER, CHAT_TEMPLATE}
     wanted |= {decoder_graph_name(manifest.flavour, dtype) for dtype in kv_dtypes(manifest.flavour)}
-    if manifest.embedding.scale_file is not None:
-        wanted.add(manifest.embedding.scale_file)
     unlisted = sorted(wanted - set(manifest.files))
     if unlisted:
         raise BundleError(f"{bundle.path}: the manifest does not list {', '.join(unlisted)}; export the bundle again")
-    text = manifest.architecture.text
-    if sum(text.mrope_section) != text.head_dim // 2:
-        raise BundleError(
-            f"{bundle.path}: mrope_section {list(text.mrope_section)} must add up to head_dim / 2 = "
-            f"{text.head_dim // 2}; export the bundle again"
-        )
+
+
+def _check_references(bundle: Bundle, graph: str) -> None:
+    """The files in which the graph says its weights lie are the bundle's own.
+
+    In an ONNX file that is an entry of key "location" (`onnx.proto`: TensorProto.external_data), and its bytes stand
+    in the file as they are, so every place where they do must be such an entry, as the exporter writes them.
+    """
+    data = read_regular(bundle.path / graph, _MAX_GRAPH_BYTES)
+    place = data.find(_LOCATION)
+    while place >= 0:
+        end = place + len(_LOCATION)
+        name = data[end + 2 : end + 2 + data[end + 1]] if len(data) > end + 1 and data[end] == 0x12 else b""
+        if not 0 < len(name) < 0x80 or name.decode(errors="replace") not in bundle.manifest.files:
+            raise BundleError(
+                f"{bundle.path}: {graph} has weights in {name[:200]!r}, which the manifest does not list; do not trust "
+                "this bundle"
+            )
+        place = data.find(_LOCATION, end)
 
 
 def _sha256(file: Path) -> str:

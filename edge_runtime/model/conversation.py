@@ -84,9 +84,12 @@ def _kind(value: object) -> str:
     return "None" if value is None else f"of type {type(value).__name__}"
 
 
-def media_parts(messages: tuple[Message, ...]) -> Iterator[ImagePart | VideoPart]:
-    """The images and videos of a chat in prompt order."""
-    for message in messages:
+def media_parts(messages: tuple[Message, ...]) -> Iterator[tuple[str, ImagePart | VideoPart]]:
+    """The images and videos of a chat in prompt order, each with its place in words: "message 3, image 2"."""
+    for number, message in enumerate(messages, 1):
+        counts = {"image": 0, "video": 0}
         for part in message.content:
             if not isinstance(part, TextPart):
-                yield part
+                kind = "image" if isinstance(part, ImagePart) else "video"
+                counts[kind] += 1
+                yield f"message {number}, {kind} {counts[kind]}", part

@@ -14,8 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BundleError, Cancelled, InternalError
+from edge_runtime.errors import Cancelled, InternalError
 from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.contract import check_contract, portable_decoder_contract
 from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease, KVCache, KVLease
 from edge_runtime.model.manifest import Architecture, TextArchitecture
 from edge_runtime.model.session import Array, Binding, Graph
@@ -74,16 +75,14 @@ class PortableDecoder:
     ) -> None:
         """`refine` is for graphs with the output `hidden`.
 
-        Raises `BundleError` if the graph does not have the inputs of docs/bundle.md.
+        Raises `BundleError` if the graph does not have the inputs and outputs of docs/bundle.md.
         """
+        check_contract(graph, portable_decoder_contract(architecture, gives_hidden=refine is not None))
         self._graph = graph
         self._refine = refine
         self._text = architecture.text
         self._num_taps = len(architecture.vision.deepstack_layers)
         self._kv_cache: ContiguousKVCache[Binding] = ContiguousKVCache(max_cache_tokens, self._allocate)
-        names = {"inputs_embeds", "rope_cos", "rope_sin", "seqlens_k", "total_sequence_length", "logits_rows"}
-        names |= {name for name, _ in self._cache_names()} | ({"deepstack"} if self._num_taps else set())
-        check_inputs(graph, names)
 
     @property
     def kv_cache(self) -> ContiguousKVCache[Binding]:
@@ -158,12 +157,3 @@ class HeadOutputs:
             for row, hidden, count in zip(logits, self.buffers["hidden"], self._num_candidates, strict=True):
                 self._refine(row, hidden, count)
         return logits
-
-
-def check_inputs(graph: Graph, names: set[str]) -> None:
-    """Raise `BundleError` unless `graph` has just the inputs `names`."""
-    odd = sorted(set(graph.inputs) ^ names)
-    if odd:
-        raise BundleError(
-            f"{graph.name} does not have the inputs of this release (differs in {odd}); export the bundle again"
-        )

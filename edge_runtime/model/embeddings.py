@@ -49,7 +49,15 @@ class TokenEmbeddings:
             )
 
     def lookup(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embedding rows [T, D] of `token_ids` [T]: a fresh float32 array."""
+        """Embedding rows [T, D] of `token_ids` [T]: a fresh float32 array.
+
+        Raises `BundleError` for an id that the vocabulary does not have: its tokenizer is another model's.
+        """
+        if len(token_ids) and not 0 <= token_ids.min() <= token_ids.max() < self._shape[0]:
+            raise BundleError(
+                f"the tokenizer gave a token {int(token_ids.max())}, the model's vocabulary has {self._shape[0]}; "
+                "export the bundle again"
+            )
         rows, scales = self._rows, self._scales
         if scales is None:
             return np.array(rows[token_ids], dtype=np.float32)

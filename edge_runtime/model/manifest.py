@@ -14,9 +14,14 @@ import msgspec
 
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import BundleError
+from edge_runtime.model.bundle_files import check_distinct, read_regular, replace_file
+from edge_runtime.model.manifest_checks import check_manifest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: the vision graph runs in segments."""
 MANIFEST_NAME = "manifest.json"
+_MAX_MANIFEST_BYTES = 8 * 2**20
+"""Thirty times that of an 8B."""
 
 Flavour = Literal["portable", "edge"]
 WeightFormat = Literal["int4", "int8", "fp32"]
@@ -171,7 +176,10 @@ class FileEntry(_Record, frozen=True, kw_only=True):
 
 
 class ParityReport(_Record, frozen=True, kw_only=True):
-    """What the parity gate measured (docs/bundle.md says how)."""
+    """What the parity gate measured (docs/bundle.md says how).
+
+    JSON has no NaN: `edge-export verify` writes a figure that is no number as the worst there is, -1 or 1e300.
+    """
 
     reference: Literal["numpy", "optimum"]
     passed: bool
@@ -198,12 +206,36 @@ class Manifest(_Record, frozen=True, kw_only=True):
     image_processor: ImageProcessor
     video_processor: VideoProcessor
     special_tokens: SpecialTokens
+    special_tokens_map: dict[str, str | tuple[str, ...]] = {}
+    """What the chat template sees by name: `bos_token`, `eos_token`, ... (transformers' map of the same name)."""
     generation: GenerationDefaults
     files: dict[str, FileEntry]
     source_sha256: str
     exporter_version: str
     tensor_errors: tuple[TensorError, ...]
     parity: ParityReport | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files it lists: of everything in the bundle but the manifest itself."""
+        return sum(entry.size_bytes for entry in self.files.values())
+
+
+def vision_segments(vision: VisionArchitecture) -> tuple[dict[str, int], ...]:
+    """The segments of the vision graph in order: the outputs of each, by name, with the width of their rows.
+
+    The last output of a segment that ends a tapped block is that block's DeepStack features.
+    """
+    hidden, taps = vision.hidden_size, vision.deepstack_layers
+    segments = []
+    for index in range(vision.depth + 1):
+        outputs = {f"stream.{index}": hidden, f"qkv.{index}": 3 * hidden}
+        if index == vision.depth:
+            outputs = {"image_embeds": vision.out_hidden_size}
+        if index - 1 in taps:
+            outputs[f"deepstack.{taps.index(index - 1)}"] = vision.out_hidden_size
+        segments.append(outputs)
+    return tuple(segments)
 
 
 def kv_dtypes(flavour: Flavour) -> tuple[KVDtype, ...]:
@@ -219,32 +251,45 @@ def decoder_graph_name(flavour: Flavour, kv_dtype: KVDtype) -> str:
 def load_manifest(bundle: Path) -> Manifest:
     """Read and check `bundle/manifest.json`.
 
-    Raises `BundleError` if the folder or file is missing, malformed, or of a format version we do not know.
+    Raises `BundleError` if the folder or file is missing, malformed, of a format version we do not know, or says
+    anything that manifest_checks.py refuses.
     """
     path = bundle / MANIFEST_NAME
-    if not bundle.is_dir():
-        raise BundleError(f"{bundle} is not a folder; give the folder that edge-export wrote")
-    if not path.is_file():
-        raise BundleError(f"{bundle} has no {MANIFEST_NAME}, so it is not a bundle; make one with edge-export")
-    raw = path.read_bytes()
     try:
+        if not bundle.is_dir():
+            raise BundleError(f"{bundle} is not a folder; give the folder that edge-export wrote")
+        if not path.is_file():
+            raise BundleError(f"{bundle} has no {MANIFEST_NAME}, so it is not a bundle; make one with edge-export")
+        raw = read_regular(path, _MAX_MANIFEST_BYTES)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise BundleError(f"{str(path)!r} cannot be read: {error}; copy the bundle again") from error
+    try:
+        check_distinct(raw)
         version = msgspec.json.decode(raw, type=_VersionOnly).format_version
         if version != FORMAT_VERSION:
             raise BundleError(
                 f"{path} has format version {version}, this runtime reads {FORMAT_VERSION}; "
                 "export the bundle again with the edge-export of this release"
             )
-        return msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
         raise BundleError(f"{path} is not a valid manifest: {error}; export the bundle again") from error
+    try:
+        check_manifest(manifest)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}; export the bundle again") from error
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The text of `manifest.json`. Raises `BundleError` for a manifest that `load_manifest` would refuse."""
+    check_manifest(manifest)
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 def save_manifest(manifest: Manifest, bundle: Path) -> None:
-    """Write `manifest` as `bundle/manifest.json`, replacing an older one in one step."""
-    path = bundle / MANIFEST_NAME
-    partial = path.with_suffix(".json.partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-    partial.replace(path)
+    """Replace `bundle/manifest.json` in one step. Raises `BundleError` as `encode_manifest`, and `OSError`."""
+    replace_file(bundle / MANIFEST_NAME, encode_manifest(manifest))
 
 
 class _VersionOnly(msgspec.Struct):

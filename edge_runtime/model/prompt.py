@@ -1,8 +1,8 @@
-"""Messages and planned media to token ids, exactly as transformers' `Qwen3VLProcessor`. Decodes no pixel.
+"""Messages and planned media to token ids, as transformers' `Qwen3VLProcessor`. Decodes no pixel.
 
-Text that spells a special token (`<|im_end|>`, `<|vision_start|>`, ...) becomes that token, as in transformers: whoever
-passes on text of strangers must remove such strings first. The two placeholders are the exception: `<|image_pad|>` or
-`<|video_pad|>` in a text part stands for no image, so it is refused as `BadPrompt`.
+The one difference: text that spells a control token (`<|im_end|>`, `<|vision_start|>`, ...) stays text, unless
+`parse_special` asks for transformers' behaviour (decision 50). The two placeholders stand for no image in either case:
+`<|image_pad|>` or `<|video_pad|>` in a text part is refused as `BadPrompt`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import BadParameter, BadPrompt, ContextOverflow
-from edge_runtime.model.conversation import Message, TextPart
+from edge_runtime.model.control_tokens import ControlTokens, Shielded
+from edge_runtime.model.conversation import Message
 from edge_runtime.model.manifest import SpecialTokens
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
@@ -82,6 +83,7 @@ class PromptBuilder:
         self._tokenizer = tokenizer
         self._template = template
         self._special = special
+        self._controls = ControlTokens(tokenizer.added_tokens)
         self._image_pad = tokenizer.token_text(special.image_pad)
         self._video_pad = tokenizer.token_text(special.video_pad)
         self._vision_start = tokenizer.token_text(special.vision_start)
@@ -96,23 +98,29 @@ class PromptBuilder:
         media: Sequence[Placeholder],
         max_context: int | None = None,
         enable_thinking: bool | None = None,
+        *,
+        parse_special: bool = False,
     ) -> TokenizedPrompt:
         """Token ids of `messages`, whose images and videos take up `media`, in order.
 
-        Raises `BadPrompt`, `BadParameter` for an `enable_thinking` that the chat template cannot do, and
-        `ContextOverflow` for what is far beyond `max_context` tokens before any work is spent on it; a prompt a little
-        too long is for the caller to notice.
+        With `parse_special` control tokens spelled in their text become those tokens. Raises `BadPrompt`,
+        `BadParameter` for an `enable_thinking` that the chat template cannot do, and `ContextOverflow` for what is far
+        beyond `max_context` tokens before any work is spent on it; a prompt a little too long is for the caller to
+        notice.
         """
         num_media = sum(placeholder.num_tokens for placeholder in media)
-        _refuse_overflow(num_media, "images and videos", max_context)
+        refuse_overflow(num_media, "images and videos", max_context)
         self._refuse_placeholders(messages)
-        text = self._template.render(messages, enable_thinking)
+        shielded = Shielded(messages, {}) if parse_special else self._controls.shield(messages)
+        text = self._template.render(shielded.messages, enable_thinking)
         thinks = self._think is not None and text.rstrip().endswith(self._think)
         if enable_thinking is not None and enable_thinking != thinks and not self._template.switches_thinking:
             habit = "always reasons first" if thinks else "never reasons first"
             raise BadParameter(f"this model {habit}, by its chat template; leave enable_thinking out")
-        _refuse_overflow(self._tokenizer.min_tokens(text), "text", max_context)
-        ids = self._tokenizer.encode(self._expand(text, media))
+        refuse_overflow(self._tokenizer.min_tokens(text, shielded.shields), "text", max_context)
+        ids = self._tokenizer.encode(
+            self._expand(text, media), shielded.shields, add_special_tokens=not self._template.begins(text)
+        )
         grids = [grid for placeholder in media for grid in placeholder.grids]
         is_pad = (ids == self._special.image_pad) | (ids == self._special.video_pad)
         counts = np.ones(len(ids), dtype=np.int64)
@@ -125,13 +133,9 @@ class PromptBuilder:
         )
 
     def _refuse_placeholders(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            for part in message.content:
-                for pad in (self._image_pad, self._video_pad):
-                    if isinstance(part, TextPart) and pad in part.text:
-                        raise BadPrompt(
-                            f"the text contains the placeholder {pad}; remove it, and send images as images"
-                        )
+        pad = self._controls.spelled(messages, (self._image_pad, self._video_pad))
+        if pad is not None:
+            raise BadPrompt(f"the text contains the placeholder {pad}; remove it, and send images as images")
 
     def _expand(self, text: str, media: Sequence[Placeholder]) -> str:
         """`text` with one pad per vision run; repeating it is done on token ids: the same, and cheap."""
@@ -151,7 +155,8 @@ class PromptBuilder:
         return "".join(f"<{time:.1f} seconds>{frame}" for time in placeholder.timestamps_s)
 
 
-def _refuse_overflow(num_tokens: int, what: str, max_context: int | None) -> None:
+def refuse_overflow(num_tokens: int, what: str, max_context: int | None) -> None:
+    """Raise `ContextOverflow` where `num_tokens` of `what` leave no room in the context."""
     if max_context is not None and num_tokens >= max_context:
         raise ContextOverflow(
             f"the {what} alone take at least {num_tokens} tokens, and the context is {max_context} for prompt and "

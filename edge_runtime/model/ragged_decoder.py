@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import Cancelled, InternalError
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.decoder import DecoderStep, HeadOutputs, Refine, check_inputs
+from edge_runtime.model.contract import check_contract, edge_decoder_contract
+from edge_runtime.model.decoder import DecoderStep, HeadOutputs, Refine
 from edge_runtime.model.manifest import Architecture, TextArchitecture
 from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
 from edge_runtime.model.session import Array, Graph
@@ -40,16 +41,14 @@ class RaggedDecoder:
     ) -> None:
         """`refine` is for graphs with the output `hidden`.
 
-        Raises `BundleError` if the graph does not have the inputs of docs/bundle.md.
+        Raises `BundleError` if the graph does not have the inputs and outputs of docs/bundle.md.
         """
+        check_contract(graph, edge_decoder_contract(architecture, kv_dtype, gives_hidden=refine is not None))
         self._text = architecture.text
         self._refine = refine
         self._num_taps = len(architecture.vision.deepstack_layers)
         self._kv_cache = PagedKVCache(max_cache_tokens, BLOCK_SIZE)
         pools = _allocate_pools(architecture.text, kv_dtype, self._kv_cache.num_blocks)
-        names = {"inputs_embeds", "rope_cos", "rope_sin", "logits_rows", *pools}
-        names |= {"block_table", "token_row", "token_slot", "token_keys"} | ({"deepstack"} if self._num_taps else set())
-        check_inputs(graph, names)
         self._binding = graph.bind([(name, None, pool) for name, pool in pools.items()])
 
     @property

@@ -101,15 +101,22 @@ class Graph:
             )
         try:
             self.session = ort.InferenceSession(str(path), _session_options(settings), providers=[provider])
-        except _ERRORS as error:
+        except Exception as error:  # whatever it raises: the file is at fault
             raise BundleError(f"{path} cannot be loaded: {error}; export the bundle again") from error
         self.name = path.name
         self.inputs = {node.name: _spec(node) for node in self.session.get_inputs()}
         self.outputs = {node.name: _spec(node) for node in self.session.get_outputs()}
 
-    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], cancel: CancelToken) -> None:
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        cancel: CancelToken,
+        *,
+        keep_memory: bool = False,
+    ) -> None:
         """Run on `inputs` and write into the contiguous arrays `outputs`. Raises as `Binding.run`."""
-        self.bind(()).run(inputs, outputs, cancel)
+        self.bind(()).run(inputs, outputs, cancel, keep_memory=keep_memory)
 
     def bind(self, shared: Sequence[tuple[str, str | None, Array]]) -> Binding:
         """A binding in which each (input, output, array) of `shared` is one memory, updated in place by every run.
@@ -138,9 +145,17 @@ class Binding:
             if output_name is not None:
                 self._io.bind_ortvalue_output(output_name, value)
 
-    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], cancel: CancelToken) -> None:
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        cancel: CancelToken,
+        *,
+        keep_memory: bool = False,
+    ) -> None:
         """Run on `inputs` and write into the contiguous arrays `outputs` and the shared ones.
 
+        What the operators used in between goes back to the system, unless `keep_memory` says that another run follows.
         Raises `Cancelled` if `cancel` is set before or during the run; the arrays then hold anything.
         """
         contiguous = {name: np.ascontiguousarray(array) for name, array in inputs.items()}  # must outlive the run
@@ -148,7 +163,7 @@ class Binding:
             self._io.bind_cpu_input(name, array)
         for name, array in outputs.items():
             self._io.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-        options = _run_options()
+        options = _run_options(keep_memory=keep_memory)
         with cancel.attach(_terminate(options)):
             try:
                 self._graph.session.run_with_iobinding(self._io, options)
@@ -156,10 +171,11 @@ class Binding:
                 raise self._graph.translated(error, cancel) from error
 
 
-def _run_options() -> ort.RunOptions:
-    """Options of one run: what its operators used in the arena goes back to the system when it ends."""
+def _run_options(*, keep_memory: bool) -> ort.RunOptions:
+    """Options of one run: unless memory is kept, what its operators used in the arena goes back when it ends."""
     options = ort.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    if not keep_memory:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 

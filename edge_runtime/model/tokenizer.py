@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding, decoders
 from tokenizers import Tokenizer as _Tokenizer
-from tokenizers import decoders
 
 from edge_runtime.errors import BadPrompt, BundleError
+from edge_runtime.model.tokenizer_parts import check_parts
 
 _LONG_TEXT_BYTES = 1 << 16
 """Texts up to here are tokenized in some ten milliseconds, so nothing is saved by counting them another way first."""
@@ -21,9 +24,11 @@ class Tokenizer:
     """A byte-level BPE tokenizer (the kind every Qwen model has)."""
 
     def __init__(self, path: Path) -> None:
-        """Load `tokenizer.json`. Raises `BundleError` if it is malformed or not byte-level."""
+        """Load `tokenizer.json`. Raises `BundleError` if it is malformed, not byte-level, or made of untried parts."""
         try:
-            self._tokenizer = _Tokenizer.from_file(str(path))
+            with _panics_as_errors():
+                self._tokenizer = _Tokenizer.from_file(str(path))
+                check_parts(self._tokenizer)
         except Exception as error:  # all the library raises, for every kind of malformed file
             raise BundleError(f"{path} is not a tokenizer: {error}; export the bundle again") from error
         if not isinstance(self._tokenizer.decoder, decoders.ByteLevel):
@@ -34,25 +39,70 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._added = self._tokenizer.get_added_tokens_decoder()
+        self._added_ids = np.array(sorted(self._added), dtype=np.int64)
         self._byte_of_char = _byte_of_char()
 
-    def encode(self, text: str) -> NDArray[np.int64]:
+    @property
+    def added_tokens(self) -> dict[str, bool]:
+        """The tokens that are matched as whole strings, and whether each is special."""
+        return {token.content: token.special for token in self._added.values()}
+
+    def encode(
+        self, text: str, shields: Mapping[int, str] | None = None, *, add_special_tokens: bool = True
+    ) -> NDArray[np.int64]:
         """Token ids [T] of `text`; strings of special tokens become those tokens.
 
-        Raises `BadPrompt` for text that is not valid Unicode (lone surrogates).
+        `add_special_tokens`: with what the tokenizer puts around every text, if anything; Qwen's puts nothing.
+
+        `shields` are code points in `text` that are read as another character, and as mere text: a token spelled with
+        them is none. Raises `BadPrompt` for text that is not valid Unicode (lone surrogates), or that the tokenizer
+        gives up on.
         """
         _utf8(text)
-        # A batch of one: unlike `encode`, it lets other threads run meanwhile (tokenizers 0.22).
-        (encoding,) = self._tokenizer.encode_batch([text])
-        return np.array(encoding.ids, dtype=np.int64)
+        try:
+            with _panics_as_errors():
+                # A batch of one: unlike `encode`, it lets other threads run meanwhile (tokenizers 0.22).
+                (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
+                return self._unshielded(text, encoding, shields) if shields else np.array(encoding.ids, dtype=np.int64)
+        except RuntimeError as error:
+            raise BadPrompt(f"the tokenizer gives up on this text: {error}; leave out what is unusual in it") from error
 
-    def min_tokens(self, text: str) -> int:
+    def _unshielded(self, text: str, encoding: Encoding, shields: Mapping[int, str]) -> NDArray[np.int64]:
+        """The ids of `encoding`, but for those stretches between added tokens of `text` that hold shields."""
+        shield = re.compile("[" + "".join(re.escape(chr(code)) for code in shields) + "]")
+        ids, offsets = np.array(encoding.ids, dtype=np.int64), encoding.offsets
+        own = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)  # not what the tokenizer puts around the text
+        first, end = (int(own[0]), int(own[-1]) + 1) if len(own) else (len(ids), len(ids))
+        done_tokens, done_chars, pieces = first, 0, [ids[:first]]
+        for index in [*(first + np.flatnonzero(np.isin(ids[first:end], self._added_ids))).tolist(), end]:
+            start, stop = offsets[index] if index < end else (len(text), len(text))
+            stretch = text[done_chars:start]
+            is_shielded = shield.search(stretch) is not None
+            pieces.append(self._encode_plain(stretch.translate(shields)) if is_shielded else ids[done_tokens:index])
+            pieces.append(ids[index : index + 1] if index < end else ids[end:])
+            done_tokens, done_chars = index + 1, stop
+        return np.concatenate(pieces)
+
+    def _encode_plain(self, text: str) -> NDArray[np.int64]:
+        """Token ids of `text` in which no added token is looked for: what the library does between them."""
+        normalizer, pre_tokenizer = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
+        if normalizer is not None:
+            text = normalizer.normalize_str(text)
+        pieces = [text] if pre_tokenizer is None else [piece for piece, _ in pre_tokenizer.pre_tokenize_str(text)]
+        model = self._tokenizer.model
+        ids = np.array([token.id for piece in pieces for token in model.tokenize(piece)], dtype=np.int64)
+        spelled = ids[np.isin(ids, self._added_ids)]
+        if len(spelled):
+            raise BadPrompt(f"this tokenizer cannot write {self.token_text(int(spelled[0]))} as text; leave it out")
+        return ids
+
+    def min_tokens(self, text: str, shields: Mapping[int, str] | None = None) -> int:
         """A lower bound on the number of tokens of `text`: none stands for more bytes than the longest there is.
 
         Costs next to nothing, so that a text of megabytes is refused without being tokenized; of a text that costs
         next to nothing itself it is 0. Raises as `encode`.
         """
-        num_bytes = len(_utf8(text))
+        num_bytes = len(_utf8(text.translate(shields) if shields else text))
         if num_bytes <= _LONG_TEXT_BYTES or self._longest is None:
             return 0
         if self._tokenizer.normalizer is not None:  # it may shorten the text first
@@ -96,6 +146,17 @@ class Tokenizer:
             return None
         plain = self._tokenizer.get_vocab(with_added_tokens=False)  # one character is one byte
         return max([1, *map(len, plain), *(len(token.content.encode("utf-8")) for token in added)])
+
+
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """The library's own failures are no `Exception`; inside this block they are `RuntimeError`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError(str(error)) from error
 
 
 def _utf8(text: str) -> bytes:

@@ -182,7 +182,7 @@ class Server:
         session = self._sessions.open(identity, time.monotonic())
         request = self._sessions.add(session, message.id, num_bytes)
         self.tally.accepted += 1
-        self._engine.submit(replace(generation, request_id=request.engine_id))
+        self._engine.submit(replace(generation, request_id=request.engine_id), client=identity)
         self._delivery.post(identity, wire.Accepted(id=message.id, client_timeout_s=self._settings.client_timeout_s))
 
     def _check_room(self, session: Session | None, client_id: str, num_bytes: int) -> None:

@@ -21,7 +21,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_BLOCKS = 20_000
 """Chunks or segments of a header that are looked at; cameras write some dozens."""
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd9-\xfe])")
+_JPEG_MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
 _FOREIGN = {

@@ -21,7 +21,7 @@ MAX_SCANS = 100
 """A colour picture has ten scans as libjpeg makes it, and up to some dozens optimised by hand; each costs a pass over
 all pixels, so that a small file could hold hours of work. libjpeg-turbo's authors advise a limit."""
 
-_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 """Any marker but those inside a scan: restarts, and the escaped 0xFF."""
 _SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -97,6 +97,7 @@ def load_jpeg(data: bytes, scale: int = 1) -> Image.Image:
 
     Raises `BadImage` for too many scans, and whatever Pillow does; `OSError` where pixels are missing.
     """
+    data = without_metadata(data)
     found = outline(data)
     try:
         image = _decoded(data, scale)
@@ -150,7 +151,7 @@ def _digest(image: Image.Image) -> int:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The same picture without blocks that no decoder needs, for those that a reader of metadata stumbles over."""
+    """The same picture without blocks that no decoder needs: Pillow reads them all, and stumbles over some."""
     kept = [data[:2]]
     position = 2
     while match := _MARKER.search(data, position):

@@ -18,7 +18,7 @@ from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, PngImagePlugin
 
 from edge_runtime.errors import BadImage
 from edge_runtime.vision.headers import PNG_SIGNATURE, Header, ImageLimits, png_chunks, read_header, too_large
-from edge_runtime.vision.jpeg import load_jpeg, outline, without_metadata
+from edge_runtime.vision.jpeg import load_jpeg, outline
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -84,11 +84,11 @@ def refusals(what: str) -> Iterator[None]:
         raise
     except (Image.DecompressionBombError, MemoryError) as error:
         raise BadImage(
-            f"{what} does not fit memory when decoded: {error or 'out of memory'}; send it smaller"
+            f"{what} does not fit memory when decoded: {str(error) or 'out of memory'}; send it smaller"
         ) from error
     except Exception as error:  # Pillow's decoders are written in many hands, and raise as many types
         raise BadImage(
-            f"{what} is damaged or cut short: {error or type(error).__name__}; send the whole file"
+            f"{what} is damaged or cut short: {str(error) or type(error).__name__}; send the whole file"
         ) from error
 
 
@@ -140,26 +140,12 @@ def _jpeg(data: bytes, header: Header, limits: ImageLimits, goal: tuple[int, int
         if scale > 1 and (height // scale < goal[0] or width // scale < goal[1]):
             break
         size = -(-header.width // scale), -(-header.height // scale)
-        needed = coefficients + len(data) + _working_bytes(size, header, goal, 4, converts=False)
+        needed = coefficients + 2 * len(data) + _working_bytes(size, header, goal, 4, converts=False)
         if needed <= limits.max_decode_bytes:
-            image = _loaded_jpeg(data, scale)
+            image = load_jpeg(data, scale)
             _check_promise(image, size, header)
             return image
     raise too_large(header, needed, limits)
-
-
-def _loaded_jpeg(data: bytes, scale: int) -> Image.Image:
-    try:
-        return load_jpeg(data, scale)
-    except OSError:
-        raise
-    except (BadImage, MemoryError):
-        raise
-    except Exception:
-        plain = without_metadata(data)
-        if plain == data:
-            raise
-        return load_jpeg(plain, scale)
 
 
 def _opened(data: bytes, header: Header) -> Image.Image:

@@ -6,7 +6,9 @@ An image is one run; a video is one run per temporal patch (two frames), all at 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from edge_runtime.errors import BadImage
 from edge_runtime.model.conversation import ImagePart, VideoPart
@@ -26,6 +28,8 @@ class VisionRun:
     width: int
     normalization: Normalization
     """Of the image or video processor."""
+    place: str = ""
+    """Which part of the chat it is, in words, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,10 @@ class MediaPlan:
 
     runs: tuple[VisionRun, ...]
     placeholder: Placeholder
+
+
+SizeOf = Callable[[bytes | Pixels], tuple[int, int]]
+"""Height and width of a picture in pixels. Raises `BadImage`."""
 
 
 class MediaPlanner:
@@ -52,25 +60,31 @@ class MediaPlanner:
         self._image_normalization = Normalization.of(image.mean, image.std)
         self._video_normalization = Normalization.of(video.mean, video.std)
 
-    def plan(self, part: ImagePart | VideoPart) -> MediaPlan:
-        """The runs `part` needs. Reads headers, decodes nothing. Raises `BadImage`."""
-        return self._plan_image(part) if isinstance(part, ImagePart) else self._plan_video(part)
+    def plan(self, part: ImagePart | VideoPart, place: str = "", size_of: SizeOf | None = None) -> MediaPlan:
+        """The runs `part` needs. Decodes nothing; reads headers, unless `size_of` knows better. Raises `BadImage`."""
+        if size_of is None:
+            size_of = partial(image_size, limits=self._limits)
+        if isinstance(part, ImagePart):
+            return self._plan_image(part, place, size_of)
+        return self._plan_video(part, place, size_of)
 
-    def _plan_image(self, part: ImagePart) -> MediaPlan:
+    def _plan_image(self, part: ImagePart, place: str, size_of: SizeOf) -> MediaPlan:
         allowed = self._image_range.narrowed(part.min_pixels, part.max_pixels)
-        size = image_target_size(*image_size(part.data, self._limits), self._factor, allowed)
-        run = VisionRun((part.data,), *size, self._image_normalization)
+        size = image_target_size(*size_of(part.data), self._factor, allowed)
+        run = VisionRun((part.data,), *size, self._image_normalization, place)
         return MediaPlan((run,), Placeholder("image", (self._token_grid(size),), ()))
 
-    def _plan_video(self, part: VideoPart) -> MediaPlan:
+    def _plan_video(self, part: VideoPart, place: str, size_of: SizeOf) -> MediaPlan:
         frames, depth = part.frames, self._vision.temporal_patch_size
-        size = self._video_size(part)
+        size = self._video_size(part, size_of)
         starts = range(0, len(frames), depth)
-        runs = tuple(VisionRun(frames[start : start + depth], *size, self._video_normalization) for start in starts)
+        runs = tuple(
+            VisionRun(frames[start : start + depth], *size, self._video_normalization, place) for start in starts
+        )
         times = temporal_patch_times(part.timestamps_s, depth)
         return MediaPlan(runs, Placeholder("video", (self._token_grid(size),) * len(runs), times))
 
-    def _video_size(self, part: VideoPart) -> tuple[int, int]:
+    def _video_size(self, part: VideoPart, size_of: SizeOf) -> tuple[int, int]:
         """The height and width all frames are resized to."""
         num_frames = len(part.frames)
         if num_frames != len(part.timestamps_s):
@@ -79,7 +93,7 @@ class MediaPlanner:
             )
         if not all(math.isfinite(time) and time >= 0 for time in part.timestamps_s):
             raise BadImage("the timestamps of a video must be seconds from its start, zero or more")
-        sizes = {image_size(frame, self._limits) for frame in part.frames}
+        sizes = {size_of(frame) for frame in part.frames}
         if len(sizes) > 1:
             listed = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
             raise BadImage(f"the frames of a video must have one size, got {listed}")

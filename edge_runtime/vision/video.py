@@ -10,6 +10,7 @@ rate, are never taken for times. transformers resizes with torch's antialiased b
 from __future__ import annotations
 
 import math
+import os
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from edge_runtime.vision.image import ImageLimits, Pixels
 from edge_runtime.vision.resize import resize_image
 from edge_runtime.vision.sampling import PatchSizes, Timeline, VideoLimits, fit_frames, frame_size
 
-__all__ = ["Clip", "PatchSizes", "VideoLimits", "read_video", "sample_clip"]
+__all__ = ["Clip", "PatchSizes", "VideoLimits", "read_video", "sample_clip", "silence_decoder"]
 
 MAX_FRAMES = 1 << 22
 """Frames of a file at most: a day and a half at 30 frames/s, 32 MiB of times."""
@@ -57,6 +58,17 @@ class Clip:
         """Height and width of the frames taken."""
         height, width = np.asarray(self.part.frames[0]).shape[:2]
         return height, width
+
+
+def silence_decoder() -> None:
+    """Keep what OpenCV and FFmpeg print of a damaged file off stderr, unless the environment asks for it.
+
+    For a program's own process, before it opens its first video: the libraries' settings are for all of a process.
+    """
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4 and 5
+        set_level(0)
 
 
 def read_video(

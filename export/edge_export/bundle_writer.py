@@ -1,44 +1,56 @@
-"""The output folder: written beside its place, renamed into it when it is complete. Knows nothing of what is in it.
+"""The output folder: written in a work folder beside its place, and renamed into that when it is complete.
 
-OUT.partial-<pid> is being written, OUT.old-<pid> is being replaced. Both are taken away again on any error; what a
-killed run left behind, the next export to the same OUT cleans up.
+Removes nothing that an export did not make: not what lies beside OUT, whatever it is called, and not what appears at
+OUT meanwhile; `force` replaces a bundle, and nothing else. The manifest is the last file written, so what a killed run
+leaves is no bundle. Knows nothing of what is in the files.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-import psutil
-
-from edge_export.errors import DiskFull, OptionError, OutputExists
-from edge_export.tensor_file import HashedFile
-from edge_runtime.model.manifest import MANIFEST_NAME, FileEntry, Manifest, save_manifest
+from edge_export.errors import ConfigError, DiskFull, ExportError, OptionError, OutputExists
+from edge_export.moving import rename_new, sync_folder
+from edge_export.tensor_file import HashedFile, is_full
+from edge_export.work_folder import WorkFolder, listed_names, remove_leftovers
+from edge_runtime.errors import BundleError
+from edge_runtime.model.manifest import MANIFEST_NAME, FileEntry, Manifest, encode_manifest
 
 
 class BundleWriter:
     """A bundle under construction in `folder`. Leaving the `with` block without `commit` removes it.
 
-    Raises `OutputExists` if OUT is there and may not be replaced, `DiskFull` if there is not room for `needed_bytes`,
-    `OptionError` where nothing can be written.
+    Raises `OutputExists` if OUT is there and may not be replaced or is being written already, `DiskFull` if there is
+    not room for `needed_bytes`, `OptionError` where nothing can be written.
     """
 
     def __init__(self, out: Path, *, force: bool, needed_bytes: int) -> None:
+        check_out(out, force=force)
         self.out = out.absolute()
-        self.folder = self.out.with_name(f"{out.name}.partial-{os.getpid()}")
-        self._replaced = self.out.with_name(f"{out.name}.old-{os.getpid()}")
+        self._force = force
         self._files: list[HashedFile] = []
+        self._parents = [parent for parent in self.out.parents if not parent.exists()]  # innermost first
         with _translated(self.out):
-            _remove_leftovers(self.out)
-            _check_out(self.out, force=force)
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            _check_room(self.out.parent, needed_bytes)
-            self.folder.mkdir()
+            remove_leftovers(self.out)
+            check_out(self.out, force=force)  # again: a bundle may have been put back
+            self._before = _identity(self.out)
+            try:
+                self.out.parent.mkdir(parents=True, exist_ok=True)
+                _check_room(self.out.parent, needed_bytes)
+                self._work = WorkFolder(self.out)
+            except BaseException:
+                self._remove_parents()
+                raise
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are, until `commit`."""
+        return self._work.bundle
 
     def __enter__(self) -> BundleWriter:
         return self
@@ -46,16 +58,20 @@ class BundleWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._work.remove()
+        self._remove_parents()
+        if isinstance(error, OSError) and is_full(error):
+            raise _as_export_error(error, self.out) from error
 
     def open_file(self, name: str) -> HashedFile:
-        """A new file of the bundle, to be used as a context manager."""
-        file = HashedFile(self.folder / name)
+        """A new file of the bundle, to be used as a context manager. Raises `DiskFull`."""
+        with _translated(self.out):
+            file = HashedFile(self.folder / name)
         self._files.append(file)
         return file
 
     def write_file(self, name: str, data: bytes) -> None:
-        """A new file of the bundle, given whole."""
+        """A new file of the bundle, given whole. Raises `DiskFull`."""
         with self.open_file(name) as file:
             file.write(data)
 
@@ -64,47 +80,116 @@ class BundleWriter:
         """Size and hash of every file written so far."""
         return {file.path.name: file.entry for file in self._files if file.entry is not None}
 
-    def write_manifest(self, manifest: Manifest) -> None:
-        """Write or replace the manifest, which makes the folder a bundle. Raises `DiskFull`."""
+    def commit(self, manifest: Manifest) -> None:
+        """Write the manifest, which makes the folder a bundle, and put it in its place; an older one gives way.
+
+        After it, the bundle is on the disk. Raises `ConfigError` for a manifest that the runtime would refuse,
+        `DiskFull`, and `OutputExists` if OUT is not what it was at the start: the bundle is then kept beside it.
+        """
         try:
-            save_manifest(manifest, self.folder)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise DiskFull(
-                    f"the disk is full while writing {self.folder / MANIFEST_NAME}; free some room"
+            encoded = encode_manifest(manifest)
+        except BundleError as error:
+            raise ConfigError(f"the runtime would refuse this bundle: {error}; correct the checkpoint") from error
+        with HashedFile(self.folder / MANIFEST_NAME) as file:
+            file.write(encoded)
+        with _translated(self.out):
+            sync_folder(self.folder)
+            try:
+                self._put_in_place()
+            except (FileExistsError, OutputExists) as error:
+                raise OutputExists(
+                    f"{self.out} was made or changed by somebody else while the export ran, and was left alone; the "
+                    f"finished bundle is {self._work.keep_bundle()}"
                 ) from error
+            for parent in (self.out.parent, *(parent.parent for parent in self._parents)):
+                with suppress(OSError):  # the bundle stands, whole and on the disk: it is its name that may not be
+                    sync_folder(parent)
+        self._parents = []
+
+    def _put_in_place(self) -> None:
+        if _identity(self.out) != self._before:
+            raise OutputExists(f"{self.out} is not what it was")
+        check_out(self.out, force=self._force)
+        try:
+            if self._before is not None:
+                rename_new(self.out, self._work.replaced)
+            rename_new(self.folder, self.out)
+        except BaseException:
+            if self.folder.exists():  # the new one does not stand, so the old one shall
+                self._work.put_back()
             raise
 
-    def commit(self) -> None:
-        """Put the bundle in its place; an older one gives way in the same moment, but for a rename."""
-        with _translated(self.out):
-            if self.out.exists():
-                self.out.rename(self._replaced)
-            try:
-                self.folder.rename(self.out)
-            except OSError:
-                if self._replaced.exists():
-                    self._replaced.rename(self.out)
-                raise
-        shutil.rmtree(self._replaced, ignore_errors=True)
+    def _remove_parents(self) -> None:
+        """Take away the folders made for OUT, unless there is something in them."""
+        for parent in self._parents:
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Say before any work what is wrong with OUT. Raises `OutputExists`, or `OptionError` where nothing can be made."""
+    with _translated(out):
+        if out.name in ("", ".."):
+            _refuse_existing(out)
+            raise OptionError(f"{out} does not name a new folder; give another OUT")
+        if os.path.lexists(out):
+            _check_replaceable(out, force=force)
+        parent = next(parent for parent in out.absolute().parents if os.path.lexists(parent))
+        if not parent.is_dir():
+            raise OptionError(f"cannot write {out}: {parent} is not a folder; give another OUT")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise OptionError(
+                f"cannot write {out}: {parent} may not be written to; give another OUT, or get the rights to"
+            )
+
+
+def _refuse_existing(out: Path) -> None:
+    if os.path.lexists(out):
+        raise OutputExists(f"{out} exists already; give another OUT")
+
+
+def _check_replaceable(out: Path, *, force: bool) -> None:
+    advice = "so --force does not replace it; give another OUT"
+    if not force:
+        raise OutputExists(f"{out} exists already; give another OUT, or --force to replace it if it is a bundle")
+    if out.is_symlink():
+        raise OutputExists(f"{out} is a link to {out.readlink()}, {advice}, or what it links to")
+    if out.is_mount():
+        raise OutputExists(f"{out} is a mount point, {advice}, such as {out / 'bundle'}")
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    names = listed_names(out) if out.is_dir() else None
+    if names is None:
+        raise OutputExists(f"{out} exists and is not a bundle, {advice}, or remove it yourself")
+    others = sorted({path.name for path in out.iterdir()} - names)
+    if others:
+        raise OutputExists(f"{out} holds {', '.join(others[:5])} besides a bundle, {advice}, or move that away")
+
+
+def _identity(out: Path) -> tuple[int, int, int] | None:
+    """What changes if somebody puts another folder at OUT, or changes what is in it; None where there is nothing."""
+    try:
+        status = os.lstat(out)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 @contextmanager
 def _translated(out: Path) -> Iterator[None]:
-    """Turn what the system says against a folder into our error."""
+    """Turn what the system says against OUT, or a file in it, into our error."""
     try:
         yield
-    except OSError as error:
-        raise OptionError(f"cannot write {out}: {error.strerror or error}; give another OUT") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise _as_export_error(error, out) from error
 
 
-def _check_out(out: Path, *, force: bool) -> None:
-    if not out.exists():
-        return
-    if not force:
-        raise OutputExists(f"{out} exists already; give another OUT, or --force to replace it")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_NAME).is_file()):
-        raise OutputExists(f"{out} exists and is not a bundle, so --force does not replace it; remove it yourself")
+def _as_export_error(error: OSError | ValueError, out: Path) -> ExportError:
+    if not isinstance(error, OSError):
+        return OptionError(f"cannot write {str(out)!r}: {error}; give another OUT")
+    if is_full(error):
+        return DiskFull(f"the disk is full while writing {error.filename or out}; free some room, or give another OUT")
+    return OptionError(f"cannot write {out}: {error.strerror or error}; give another OUT")
 
 
 def _check_room(folder: Path, needed_bytes: int) -> None:
@@ -114,25 +199,3 @@ def _check_room(folder: Path, needed_bytes: int) -> None:
             f"{folder} has {free / 1e9:.1f} GB free, the bundle needs {needed_bytes / 1e9:.1f} GB; free some room, "
             "or give an OUT on another disk"
         )
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Clean up after runs that were killed: put back what they were replacing, remove what they were writing."""
-    for old in _of_dead_runs(out, "old"):
-        if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(out)
-    for partial in _of_dead_runs(out, "partial"):
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _of_dead_runs(out: Path, kind: str) -> list[Path]:
-    prefix = f"{out.name}.{kind}-"
-    found = []
-    if out.parent.is_dir():
-        for path in out.parent.iterdir():
-            pid = path.name.removeprefix(prefix)
-            if path.name.startswith(prefix) and pid.isdecimal() and not psutil.pid_exists(int(pid)):
-                found.append(path)
-    return found

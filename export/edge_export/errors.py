@@ -13,6 +13,7 @@
     │   ├── UnmergedAdapter    an adapter (LoRA and the like) lies in the folder, or around the weights
     │   ├── UnusedTensor       the checkpoint holds tensors that the bundle would not
     │   └── NotFinite          a tensor holds NaN, Inf, or numbers whose squares would soon be
+    ├── MissingPackage         a package of the extra is not installed, or broken
     ├── OptionError            options that do not fit together or do not fit the model
     ├── OutputExists           OUT is there already
     ├── DiskFull               not enough room for the bundle
@@ -75,6 +76,10 @@ class UnusedTensor(WeightsError):
 
 class NotFinite(WeightsError):
     """A tensor holds NaN, Inf, or numbers whose squares would soon be."""
+
+
+class MissingPackage(ExportError):
+    """A package that the export needs is not installed, or cannot be imported."""
 
 
 class OptionError(ExportError):

@@ -6,7 +6,7 @@ into a tensor file that is already written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,10 +42,13 @@ DTYPES = {
 class GraphBuilder:
     """One graph under construction."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, outer: GraphBuilder | None = None) -> None:
+        """`outer`: the graph whose node this one is a body of; values of that one can be used in here."""
+        self._name = name
+        self._outer = outer
         self._graph = ir.Graph([], [], nodes=[], name=name, opset_imports={"": ONNX_OPSET})
-        self._scope: tuple[str, ...] = ()
-        self._names: dict[str, int] = {}
+        self._scope: tuple[str, ...] = () if outer is None else outer._scope
+        self._names: dict[str, int] = {} if outer is None else outer._names
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
 
     @contextmanager
@@ -92,9 +95,28 @@ class GraphBuilder:
         domain: str = "",
     ) -> tuple[Value, ...]:
         """Add a node with `num_outputs` outputs, and return them."""
-        self._graph.opset_imports.setdefault(domain, 1)
+        self._import(domain)
         node = ir.node(op_type, inputs, attributes=attributes, domain=domain, num_outputs=num_outputs)
         node.name = self._unique("/" + "/".join((*self._scope, op_type)))
+        for index, value in enumerate(node.outputs):
+            value.name = f"{node.name}/output_{index}"
+        self._graph.append(node)
+        return tuple(node.outputs)
+
+    def when(
+        self, condition: Value, name: str, body: Callable[[GraphBuilder], Sequence[Value]], widths: Sequence[int]
+    ) -> tuple[Value, ...]:
+        """What `body` computes, float32 [rows, width] each, where `condition` is true; else nothing: [0, width].
+
+        `body` gets a builder of its own and returns the outputs. Its nodes run only where they are wanted.
+        """
+        then, otherwise = GraphBuilder(name, self), GraphBuilder(f"{name}.else", self)
+        then._graph.outputs.extend(body(then))
+        empty = (otherwise.constant(np.empty((0, width), np.float32)) for width in widths)
+        otherwise._graph.outputs.extend(otherwise.op("Identity", [value]) for value in empty)
+        branches = {"then_branch": then._graph, "else_branch": otherwise._graph}
+        node = ir.node("If", [condition], attributes=branches, num_outputs=len(widths))
+        node.name = self._unique("/" + "/".join((*self._scope, name, "If")))
         for index, value in enumerate(node.outputs):
             value.name = f"{node.name}/output_{index}"
         self._graph.append(node)
@@ -104,7 +126,8 @@ class GraphBuilder:
         """A small constant stored in the graph itself; equal ones are shared."""
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            name = f"/constants/{len(self._constants)}"
+            inside = "" if self._outer is None else f"/{self._name}"  # a body must not hide a name of its surroundings
+            name = f"{inside}/constants/{len(self._constants)}"
             self._constants[key] = self._initializer(ir.Tensor(array, name=name))
         return self._constants[key]
 
@@ -130,6 +153,11 @@ class GraphBuilder:
             self._graph, ir_version=IR_VERSION, producer_name="edge_export", producer_version=producer_version
         )
         return bytes(ir.to_proto(model).SerializeToString())
+
+    def _import(self, domain: str) -> None:
+        self._graph.opset_imports.setdefault(domain, 1)
+        if self._outer is not None:
+            self._outer._import(domain)
 
     def _initializer(self, tensor: ir.TensorProtocol) -> Value:
         value = ir.Value(

@@ -115,5 +115,8 @@ class Layers(Protocol):
     def cached_attention(self, g: GraphBuilder, text: TextArchitecture, rotary: Rotary) -> CachedAttention:
         """Attention over the KV cache; adds the graph inputs it needs."""
 
-    def full_attention(self, attn: Parts, qkv: Value, rotary: Rotary, num_heads: int) -> Value:
-        """Attention over all N patches of qkv [N, 3 * hidden], whose q and k are rotated first: [N, hidden]."""
+    def full_attention(self, attn: Parts, qkv: Value, rotary: Rotary, query_rows: Value, num_heads: int) -> Value:
+        """Attention of patches query_rows[0] up to query_rows[1] over all N of qkv [N, 3 * hidden]: [R, hidden].
+
+        q and k are rotated first.
+        """

@@ -63,9 +63,12 @@ class EdgeLayers:
         """Attention over the KV cache; adds the graph inputs it needs."""
         return PagedAttention(g, text, rotary, self._kv_dtype)
 
-    def full_attention(self, attn: Parts, qkv: Value, rotary: Rotary, num_heads: int) -> Value:
-        """Attention over all N patches of qkv [N, 3 * hidden], whose q and k are rotated first: [N, hidden]."""
-        inputs = [qkv, rotary.cos, rotary.sin]
+    def full_attention(self, attn: Parts, qkv: Value, rotary: Rotary, query_rows: Value, num_heads: int) -> Value:
+        """Attention of patches query_rows[0] up to query_rows[1] over all N of qkv [N, 3 * hidden]: [R, hidden].
+
+        q and k are rotated first.
+        """
+        inputs = [qkv, rotary.cos, rotary.sin, query_rows]
         return attn.graph.op("VisionAttention", inputs, {"num_heads": num_heads}, domain=EDGE)
 
 

@@ -72,17 +72,22 @@ class PortableLayers:
         """Attention over the KV cache; adds the graph inputs it needs."""
         return GroupedQueryAttention(self, g, text, rotary)
 
-    def full_attention(self, attn: Parts, qkv: Value, rotary: Rotary, num_heads: int) -> Value:
-        """Attention over all N patches of qkv [N, 3 * hidden], whose q and k are rotated first: [N, hidden].
+    def full_attention(self, attn: Parts, qkv: Value, rotary: Rotary, query_rows: Value, num_heads: int) -> Value:
+        """Attention of patches query_rows[0] up to query_rows[1] over all N of qkv [N, 3 * hidden]: [R, hidden].
 
-        qkv -+-> q -> rotary --+
-             +-> k -> rotary --+-> MultiHeadAttention     in tiles: no N x N matrix
-             +-> v ------------+
+        qkv -+-> q -> rows -> rotary --+
+             +-> k ---------> rotary --+-> MultiHeadAttention     in tiles: no R x N matrix
+             +-> v --------------------+
         """
         g = attn.graph
-        qkv = g.op("Unsqueeze", [qkv, g.integers(0)])  # [1, N, 3 * hidden]
+        begin, end = g.multi_op("Split", [query_rows], 2, {"num_outputs": 2})
+
+        def rows(x: Value) -> Value:
+            return g.op("Slice", [x, begin, end, g.integers(0)])
+
         q, k, v = g.multi_op("Split", [qkv], 3, {"axis": -1, "num_outputs": 3})
-        q, k = _rotate(g, q, rotary), _rotate(g, k, rotary)
+        q, k, v = (g.op("Unsqueeze", [x, g.integers(0)]) for x in (rows(q), k, v))  # [1, R or N, hidden]
+        q, k = _rotate(g, q, Rotary(rows(rotary.cos), rows(rotary.sin))), _rotate(g, k, rotary)
         attended = g.op("MultiHeadAttention", [q, k, v], {"num_heads": num_heads}, domain=MICROSOFT)
         return g.op("Squeeze", [attended, g.integers(0)])
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 import edge_export
-from edge_export.bundle_writer import BundleWriter
+from edge_export.bundle_writer import BundleWriter, check_out
 from edge_export.checkpoint.checkpoint import Checkpoint, log_warning, open_checkpoint
 from edge_export.checkpoint.layouts import EMBEDDING_NAME, HEAD_NAME
 from edge_export.checkpoint.shards import Warn
@@ -19,11 +19,12 @@ from edge_export.errors import OptionError, ParityFailed
 from edge_export.layers import Layers
 from edge_export.layers_edge import EdgeLayers
 from edge_export.layers_portable import PortableLayers
-from edge_export.options import ExportOptions, resolve_scheme
+from edge_export.options import ExportOptions, resolve_flavour, resolve_scheme
 from edge_export.sizes import bundle_bytes, num_parameters, shares_head, source_bytes
 from edge_export.tensor_file import TensorFile
 from edge_export.vision_graph import build_vision
 from edge_export.weight_writer import StoredMatrix, WeightWriter
+from edge_export.word_trial import try_words
 from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.model.manifest import (
     FORMAT_VERSION,
@@ -87,42 +88,43 @@ def export_bundle(
     `kernels` run the parity gate of a small bundle of flavour `edge`; by default the installed ones, if there are any.
     `warn` is told what of the checkpoint is left out, or understood otherwise than its config has it.
     """
+    check_out(out, force=options.force)  # before anything is downloaded or read
     checkpoint = open_checkpoint(source, warn)
-    scheme = resolve_scheme(options, checkpoint.architecture)
-    if options.flavour == "edge" and kernels is None:
-        kernels = find_kernels()
-    can_run = options.flavour == "portable" or kernels is not None
+    kernels = kernels or find_kernels()
+    flavour = resolve_flavour(options, checkpoint.architecture, has_kernels=kernels is not None).flavour
+    scheme = resolve_scheme(replace(options, flavour=flavour), checkpoint.architecture)
+    kernels = kernels if flavour == "edge" else None
+    can_run = flavour == "portable" or kernels is not None
     if options.gate and not can_run:
         raise OptionError("--gate needs our kernels to run a bundle of flavour edge; install them, or leave it out")
     needed_bytes = bundle_bytes(checkpoint.weights, scheme, tied=checkpoint.architecture.text.tie_word_embeddings)
+    try_words(checkpoint)
     with BundleWriter(out, force=options.force, needed_bytes=needed_bytes) as bundle:
         copy_text_files(bundle, checkpoint)
-        flavour = FLAVOURS[options.flavour]
-        vision_errors = write_vision(bundle, checkpoint, scheme, flavour, progress)
-        decoder_errors, embedding = write_decoder(bundle, checkpoint, scheme, flavour, progress)
+        vision_errors = write_vision(bundle, checkpoint, scheme, FLAVOURS[flavour], progress)
+        decoder_errors, embedding = write_decoder(bundle, checkpoint, scheme, FLAVOURS[flavour], progress)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=checkpoint.name,
-            flavour=options.flavour,
+            flavour=flavour,
             architecture=checkpoint.architecture,
             quantization=scheme,
             embedding=embedding,
             image_processor=checkpoint.image_processor,
             video_processor=checkpoint.video_processor,
             special_tokens=checkpoint.special_tokens,
+            special_tokens_map=checkpoint.special_tokens_map,
             generation=checkpoint.generation,
             files=bundle.entries,
             source_sha256=hash_source(checkpoint, progress),
             exporter_version=edge_export.__version__,
             tensor_errors=(*vision_errors, *decoder_errors),
         )
-        bundle.write_manifest(manifest)
         is_large = num_parameters(checkpoint.weights) > GATED_PARAMETERS
         if can_run and (not is_large if options.gate is None else options.gate):
-            report = pass_gate(bundle.folder, checkpoint, kernels, quick=is_large)
+            report = pass_gate(bundle.folder, manifest, checkpoint, kernels, quick=is_large)
             manifest = msgspec.structs.replace(manifest, parity=report)
-            bundle.write_manifest(manifest)
-        bundle.commit()
+        bundle.commit(manifest)
     return manifest
 
 
@@ -191,14 +193,19 @@ def find_kernels() -> KernelLibrary | None:
         return None
 
 
-def pass_gate(folder: Path, checkpoint: Checkpoint, kernels: KernelLibrary | None, *, quick: bool) -> ParityReport:
-    """Compare the bundle with the numpy reference. Raises `ParityFailed` past the thresholds."""
+def pass_gate(
+    folder: Path, manifest: Manifest, checkpoint: Checkpoint, kernels: KernelLibrary | None, *, quick: bool
+) -> ParityReport:
+    """Compare the bundle with the numpy reference. Raises `ParityFailed` past the thresholds.
+
+    The manifest is not in `folder` yet: whatever ends the process now leaves no bundle.
+    """
     from edge_export.verify import gate  # noqa: PLC0415 - it needs ONNX Runtime, the export does not
 
     if quick:
-        report = gate.run_quick_gate(folder, checkpoint.folder, kernels)
+        report = gate.run_quick_gate(folder, manifest, checkpoint.folder, kernels)
     else:
-        report = gate.run_gate(folder, checkpoint.folder, "numpy", kernels=kernels)
+        report = gate.run_gate(folder, checkpoint.folder, "numpy", kernels=kernels, manifest=manifest)
     if not report.passed:
         raise ParityFailed(
             f"the bundle does not compute what the checkpoint does, so it was not kept: vision cosine "

@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_export.errors import DiskFull
+from edge_export.errors import DiskFull, ExportError, OptionError
 from edge_runtime.model.manifest import FileEntry
 
 PAGE_BYTES = 4096
@@ -43,7 +43,8 @@ class StoredTensor:
 class HashedFile:
     """A new file, written once from start to end. After the `with` block it is on the disk and `entry` is known.
 
-    Raises `DiskFull` where there is no room.
+    Raises `DiskFull` where there is no room, `OptionError` where nothing can be written, and `OSError` if the file is
+    there already.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,7 +65,7 @@ class HashedFile:
                 self._sync()
                 self.entry = FileEntry(size_bytes=self.position, sha256=self._digest.hexdigest())
         finally:
-            self._file.close()
+            self._close()
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`."""
@@ -75,13 +76,19 @@ class HashedFile:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:
-            raise _as_disk_full(error, self.path) from error
+            raise _as_export_error(error, self.path) from error
+
+    def _close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:  # some network disks only say so now
+            raise _as_export_error(error, self.path) from error
 
     def _sync(self) -> None:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise _as_disk_full(error, self.path) from error
+            raise _as_export_error(error, self.path) from error
 
 
 class TensorFile:
@@ -104,7 +111,12 @@ class TensorFile:
         return stored
 
 
-def _as_disk_full(error: OSError, path: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _as_export_error(error: OSError, path: Path) -> ExportError:
+    if is_full(error):
         return DiskFull(f"the disk is full while writing {path}; free some room, or give an OUT on another disk")
-    return error
+    return OptionError(f"cannot write {path}: {error.strerror or error}; give an OUT on another disk")

@@ -1,20 +1,29 @@
-"""The vision tower as a graph: docs/bundle.md gives its inputs and outputs.
+"""The vision tower as a graph of segments: docs/bundle.md gives its inputs and outputs, and how to run it.
 
-Layers and names follow transformers, models/qwen3_vl/modeling_qwen3_vl.py (Qwen3VLVisionModel). All values are
-[N, ...], the patches of one frame in merge order; N / 4 stands for N / spatial_merge_size^2. Which operators compute
-it is up to the flavour (`layers.Layers`).
+Layers and names follow transformers, models/qwen3_vl/modeling_qwen3_vl.py (Qwen3VLVisionModel). The tower is cut where
+a block's attention begins, and what crosses a cut, the residual stream and q, k and v, is an output of one segment and
+an input of the next. A run does one segment, for any rows: only attention looks at all N patches.
+
+    segment 0          patches     -> embedding, norm1 and qkv of block 0                         -> stream.0, qkv.0
+    segment i + 1      stream, qkv -> rest of block i, DeepStack tap, norm1 and qkv of block i + 1 -> stream.{i+1}, ...
+    segment depth      stream, qkv -> rest of the last block, merger                              -> image_embeds
+
+N is the patches of one frame in merge order, R the rows of a run; R / 4 stands for R / spatial_merge_size^2. Which
+operators compute it is up to the flavour (`layers.Layers`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from edge_export.graph import GraphBuilder, Value
 from edge_export.layers import Activation, Layers, Linear, Parts, Rotary, Stream
 from edge_export.weight_writer import WeightWriter
-from edge_runtime.model.manifest import TensorFormat, VisionArchitecture
+from edge_runtime.model.manifest import TensorFormat, VisionArchitecture, vision_segments
 
 NUM_CORNERS = 4
 """Rows of the position table between which a patch's position is interpolated."""
@@ -28,6 +37,8 @@ class Tower:
     vision: VisionArchitecture
     weights: TensorFormat
     rotary: Rotary
+    query_rows: Value
+    """int64 [2]: the rows of a run are the patches from the first number up to, not with, the second."""
 
     def linear(self, path: str, *shape: int) -> Linear:
         """A linear layer; all of the tower's have a bias."""
@@ -39,32 +50,43 @@ def build_vision(
 ) -> GraphBuilder:
     """Build the graph, writing its weights on the way."""
     g = GraphBuilder("vision")
-    pixel_values = g.input("pixel_values", np.float32, ["N", vision.patch_dim])
-    pos_index = g.input("pos_index", np.int64, [NUM_CORNERS, "N"])
-    pos_weight = g.input("pos_weight", np.float32, [NUM_CORNERS, "N"])
+    segment = g.input("segment", np.int64, [])
+    pixel_values = g.input("pixel_values", np.float32, ["P", vision.patch_dim])
+    pos_index = g.input("pos_index", np.int64, [NUM_CORNERS, "P"])
+    pos_weight = g.input("pos_weight", np.float32, [NUM_CORNERS, "P"])
     rotary = Rotary(*(g.input(name, np.float32, ["N", vision.head_dim // 2]) for name in ("rope_cos", "rope_sin")))
-    tower = Tower(layers, vision, weights, rotary)
+    stream = Stream(g.input("stream", np.float32, ["R", vision.hidden_size]))
+    qkv = g.input("qkv", np.float32, ["N", 3 * vision.hidden_size])
+    tower = Tower(layers, vision, weights, rotary, g.input("query_rows", np.int64, [2]))
 
-    parts = Parts(g, writer, "model.visual.")
-    patch_shape = (vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-    # The checkpoint's convolution has stride = kernel = one patch: a linear layer on flattened patches.
-    patches = layers.linear(parts, pixel_values, tower.linear("patch_embed.proj", vision.hidden_size, *patch_shape))
-    stream = Stream(patches, _position_embedding(parts, pos_index, pos_weight, vision))
-    deepstack: list[Value] = []
-    for i in range(vision.depth):
-        with parts.module(f"blocks.{i}") as block:
-            stream = _block(block, tower, stream)
-        if i in vision.deepstack_layers:
-            stream = Stream(stream.sum(g))
-            path = f"deepstack_merger_list.{len(deepstack)}"
-            deepstack.append(_merger(parts, path, stream, tower, merge_before_norm=True))
+    def embed(parts: Parts) -> list[Value]:
+        # The checkpoint's convolution has stride = kernel = one patch: a linear layer on flattened patches.
+        shape = (vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
+        patches = layers.linear(parts, pixel_values, tower.linear("patch_embed.proj", vision.hidden_size, *shape))
+        return _begin_block(parts, tower, 0, Stream(patches, _position_embedding(parts, pos_index, pos_weight, vision)))
 
-    image_embeds = _merger(parts, "merger", stream, tower, merge_before_norm=False)
-    g.output(image_embeds, "image_embeds", np.float32, ["N/4", vision.out_hidden_size])
-    if deepstack:
-        axis = g.integers(0)
-        stacked = g.op("Concat", [g.op("Unsqueeze", [tap, axis]) for tap in deepstack], {"axis": 0})
-        g.output(stacked, "deepstack", np.float32, [len(deepstack), "N/4", vision.out_hidden_size])
+    def block(index: int, parts: Parts) -> list[Value]:
+        with parts.module(f"blocks.{index}") as module:
+            after = _end_block(module, tower, stream, qkv)
+        taps: list[Value] = []
+        if index in vision.deepstack_layers:
+            after = Stream(after.sum(parts.graph))
+            path = f"deepstack_merger_list.{vision.deepstack_layers.index(index)}"
+            taps = [_merger(parts, path, after, tower, merge_before_norm=True)]
+        if index + 1 == vision.depth:
+            return [_merger(parts, "merger", after, tower, merge_before_norm=False), *taps]
+        return [*_begin_block(parts, tower, index + 1, after), *taps]
+
+    for index, outputs in enumerate(vision_segments(vision)):
+        is_asked = g.op("Equal", [segment, g.constant(np.array(index, dtype=np.int64))])
+        build = embed if index == 0 else partial(block, index - 1)
+
+        def body(inner: GraphBuilder, build: Callable[[Parts], list[Value]] = build) -> list[Value]:
+            return build(Parts(inner, writer, "model.visual."))
+
+        values = g.when(is_asked, f"segment.{index}", body, list(outputs.values()))
+        for value, (name, width) in zip(values, outputs.items(), strict=True):
+            g.output(value, name, np.float32, [f"rows of {name}", width])
     return g
 
 
@@ -84,13 +106,20 @@ def _position_embedding(parts: Parts, index: Value, weight: Value, vision: Visio
     return total
 
 
-def _block(block: Parts, tower: Tower, stream: Stream) -> Stream:
-    """Residual -> + attention(norm1) -> + mlp(norm2)."""
+def _begin_block(parts: Parts, tower: Tower, index: int, stream: Stream) -> list[Value]:
+    """Up to where attention begins: the stream, and q, k and v of its norm1."""
+    layers, hidden = tower.layers, tower.vision.hidden_size
+    with parts.module(f"blocks.{index}") as block:
+        stream, normed = layers.layer_norm(block, stream, "norm1", hidden)
+        with block.module("attn") as attn:
+            return [stream.sum(parts.graph), layers.linear(attn, normed, tower.linear("qkv", 3 * hidden, hidden))]
+
+
+def _end_block(block: Parts, tower: Tower, stream: Stream, qkv: Value) -> Stream:
+    """Residual -> + attention -> + mlp(norm2)."""
     layers, vision, hidden, inner = tower.layers, tower.vision, tower.vision.hidden_size, tower.vision.intermediate_size
-    stream, normed = layers.layer_norm(block, stream, "norm1", hidden)
     with block.module("attn") as attn:
-        qkv = layers.linear(attn, normed, tower.linear("qkv", 3 * hidden, hidden))
-        attended = layers.full_attention(attn, qkv, tower.rotary, vision.num_heads)
+        attended = layers.full_attention(attn, qkv, tower.rotary, tower.query_rows, vision.num_heads)
         stream = layers.add_linear(attn, stream, attended, tower.linear("proj", hidden, hidden))
     stream, normed = layers.layer_norm(block, stream, "norm2", hidden)
     activation: Activation = "gelu_tanh" if vision.hidden_act == "gelu_pytorch_tanh" else "gelu"

@@ -63,7 +63,8 @@ def library_path(build_dir: Path | None = None) -> Path:
             return path.resolve()
     raise KernelError(
         f"no {_FILE_NAME} in {places[0].parent}: the package was installed without a C++ compiler, so only portable "
-        "bundles run; install a compiler and reinstall edge-runtime to run edge bundles"
+        "bundles run; to run edge bundles, install a compiler and reinstall edge-runtime from its sources (Debian, "
+        "Ubuntu: sudo apt install g++; then pip install --force-reinstall --no-deps FOLDER)"
     )
 
 

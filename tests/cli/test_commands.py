@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from typer.testing import CliRunner, Result
 from edge_runtime import __version__
 from edge_runtime.cli.main import app
 from edge_runtime.cli.printing import AnswerPrinter, describe_ending, describe_timings
+from edge_runtime.devices.memory import format_bytes
 from edge_runtime.devices.profile import list_profiles
 from edge_runtime.engine.events import Delta, Finished, FinishReason, Timings
 from edge_runtime.model.manifest import load_manifest, save_manifest
@@ -52,6 +54,7 @@ def test_version(run: Run) -> None:
     result = run("version")
     assert result.exit_code == 0
     assert result.stdout.startswith(f"edge-runtime {__version__}\n")
+    assert run("--version").stdout == f"edge-runtime {__version__}\n"
 
 
 def test_profiles_lists_all_and_marks_one(run: Run) -> None:
@@ -77,6 +80,7 @@ def test_inspect(run: Run, tiny_bundle: Path) -> None:
     result = run("inspect", tiny_bundle)
     assert result.exit_code == 0
     assert "4 layers" in result.stdout
+    assert format_bytes(load_manifest(tiny_bundle).size_bytes) in result.stdout
     assert "makers' defaults" in result.stdout
     assert "SHA-256 of the manifest" not in result.stdout
     assert "SHA-256 of the manifest" in run("inspect", tiny_bundle, "--verify-hashes").stdout
@@ -229,6 +233,52 @@ def test_a_closed_pipe_is_no_traceback(tiny_bundle: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, which is always full, on this system")
+@pytest.mark.parametrize("command", [["ask", "{bundle}", "hi", "--max-tokens", "9", "--json"], ["inspect", "{bundle}"]])
+def test_output_that_cannot_be_written_or_is_closed(tiny_bundle: Path, command: list[str]) -> None:
+    program = [sys.executable, "-c", "from edge_runtime.cli.main import app; app()"]
+    arguments = [*program, *(word.format(bundle=tiny_bundle) for word in command)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+    closed = subprocess.run(
+        ["/bin/sh", "-c", '"$@" >&-', "sh", *arguments], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_what_a_terminal_cannot_show_is_no_traceback() -> None:
+    program = "from edge_runtime.cli.main import app; import sys; sys.argv[1:] = ['profiles']; app()"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    speaks = (
+        "from edge_runtime.cli.outcome import reports_errors; import typer; reports_errors(lambda: print('\u00e9'))()"
+    )
+    for code in (program, speaks):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_empty_question_is_refused(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    for result in (run("ask", tiny_bundle, " "), run("ask", tiny_bundle, "-", stdin="\n")):
+        assert result.exit_code == 2
+        assert "the question is empty" in result.stderr
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    assert run("ask", tiny_bundle, "", "--image", tmp_path / "a.png", "--max-tokens", 1).exit_code == 0
+
+
+def test_a_damaged_clip_leaves_the_terminal_to_us(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(200))
+    program = [sys.executable, "-c", "from edge_runtime.cli.main import app; app()"]
+    arguments = ["ask", str(tiny_bundle), "hi", "--video", str(tmp_path / "v.mp4")]
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "is not a video that OpenCV can open" in line
 
 
 def test_reasoning_is_set_apart_and_escape_sequences_stay_out(capsys: pytest.CaptureFixture[str]) -> None:

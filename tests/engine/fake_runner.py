@@ -71,6 +71,7 @@ class FakePrompt:
     pending_media: int
     image_tokens: int
     in_reasoning: bool
+    media_ready: bool = True
     num_released: int = 0
     """Image features of the first tokens that are gone, as the real runner lets them go once they are cached."""
 
@@ -90,8 +91,11 @@ class FakeRunner:
     forwards: list[list[tuple[str, int]]] = field(default_factory=list)
     """Per forward run: (request id, number of tokens) of each step."""
     encodes: list[str] = field(default_factory=list)
+    media_started: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+    on_wait: Callable[[FakePrompt], None] = lambda prompt: None
 
-    def prepare(self, request: GenerationRequest) -> FakePrompt:
+    def prepare(self, request: GenerationRequest, cancel: CancelToken) -> FakePrompt:
         self.on_prepare(request)
         text, ids, media = "", [], 0
         for message in request.messages:
@@ -110,6 +114,15 @@ class FakeRunner:
 
     def starts_in_reasoning(self, prompt: FakePrompt) -> bool:
         return prompt.in_reasoning
+
+    def start_media(self, prompt: FakePrompt) -> None:
+        self.media_started.append(prompt.request_id)
+
+    def wait_for_media(self, prompt: FakePrompt, timeout_s: float) -> None:
+        self.on_wait(prompt)
+
+    def release(self, prompt: FakePrompt) -> None:
+        self.released.append(prompt.request_id)
 
     def encode_next(self, prompt: FakePrompt, cancel: CancelToken) -> MediaTimings:
         self.on_encode(prompt, cancel)

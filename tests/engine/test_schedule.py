@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from edge_runtime.engine.events import Finished
 from tests.engine.fake_runner import (
     TOKENS_PER_IMAGE,
     FakeCache,
@@ -101,3 +102,47 @@ def test_images_are_encoded_one_a_step_while_others_decode():
         assert runner.encodes == ["looks"] * done
     engine.step()
     assert runner.forwards[-1] == [("talks", 1), ("looks", 3 * TOKENS_PER_IMAGE + 1)]
+
+
+def test_who_waits_for_pixels_is_passed_over_and_begun_at_once():
+    runner = FakeRunner(script={"go": list(range(97, 117)), "text": [97]})
+    engine = engine_of(runner, prefill_chunk=100)
+    engine.submit(request("talks", "go", max_tokens=20))
+    engine.submit(request("looks", "x", images=2, max_tokens=1))
+    looks = engine._chats["looks"].prompt
+    looks.media_ready = False
+    engine.submit(request("reads", "text", max_tokens=1))
+    ended = []
+    for _ in range(4):
+        ended += [event.request_id for event in engine.step() if isinstance(event, Finished)]
+    assert runner.media_started == ["looks"]
+    assert (runner.encodes, ended) == ([], ["reads"])
+    looks.media_ready = True
+    ended += [event.request_id for _ in range(3) for event in engine.step() if isinstance(event, Finished)]
+    assert (runner.encodes, ended) == (["looks"] * 2, ["reads", "looks"])
+
+
+def test_an_engine_with_nothing_else_to_do_waits_for_pixels_instead_of_spinning():
+    waits = []
+
+    def becomes_ready(prompt):
+        waits.append(prompt.request_id)
+        prompt.media_ready = len(waits) == 3
+
+    runner = FakeRunner(on_wait=becomes_ready)
+    engine = engine_of(runner)
+    engine.submit(request("looks", images=1, max_tokens=1))
+    engine._chats["looks"].prompt.media_ready = False
+    assert isinstance(run_all(engine)["looks"][-1], Finished)
+    assert waits == ["looks"] * 3
+
+
+def test_every_ended_chat_is_released_once():
+    runner = FakeRunner()
+    engine = engine_of(runner)
+    for name in ("a", "b", "c"):
+        engine.submit(request(name, images=1, max_tokens=2))
+    engine.step()
+    engine.cancel("b")
+    run_all(engine)
+    assert sorted(runner.released) == ["a", "b", "c"]

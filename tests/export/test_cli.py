@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from edge_export import __version__
 from edge_export.cli import app
+from edge_runtime.devices.memory import format_bytes
 from edge_runtime.model.manifest import load_manifest
 
 RUN = [sys.executable, "-c", "from edge_export.cli import app; app(prog_name='edge-export')"]
@@ -31,6 +33,25 @@ def test_options_may_come_first(tiny_checkpoint: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["--weights", "fp32", str(tiny_checkpoint), str(tmp_path / "out")])
     assert result.exit_code == 0
     assert load_manifest(tmp_path / "out").quantization.lm_head.weights == "fp32"
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"edge-export {__version__}\n")
+
+
+def test_pocket_is_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a folder of that name is at hand, as in a checkout."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pocket").mkdir()
+    result = CliRunner().invoke(app, ["pocket", "out", "--no-gate"])
+    assert result.exit_code == 0
+    manifest = load_manifest(tmp_path / "out")
+    assert manifest.name == "pocket"
+    assert f"wrote out: pocket, {format_bytes(manifest.size_bytes)}" in result.output
+    assert "edge-export verify out --source pocket" in result.output
+    source = CliRunner().invoke(app, ["verify", "out", "--source", "pocket"])
+    assert source.exit_code == 0, source.output
 
 
 @pytest.mark.parametrize("command", ["verify", "random-checkpoint", "export"])
@@ -59,6 +80,7 @@ def test_random_checkpoint_then_export(tmp_path: Path) -> None:
     ("args", "message"),
     [
         (["nowhere", "out"], "nowhere is not a folder"),
+        (["nowhere", "out"], "or pocket, the model that ships"),
         (["./no/where", "out"], "is not a folder"),
         ([".", "out"], "no config.json"),
         ([".", "out", "--block-size", "48"], "--block-size is 48; choose one of 32, 64, 128"),
@@ -109,11 +131,10 @@ def test_a_signal_in_the_middle_leaves_no_bundle(tiny_checkpoint: Path, tmp_path
         subprocess.Popen([sys.executable, "-c", script, str(source), str(out)], stderr=subprocess.PIPE) as process,
         (source / "README.md").open("wb"),  # opens once the export reads it: it is in the middle
     ):
-        partial = tmp_path / f"out.partial-{process.pid}"
-        assert partial.is_dir()
+        (partial,) = tmp_path.glob(f"out.*.partial-{process.pid}")
         process.send_signal(sent)
         process.wait()
     assert process.returncode != 0
     assert not out.exists()
     assert partial.exists() is (sent == signal.SIGKILL)
-    assert not (partial / "manifest.json").exists()
+    assert not list(tmp_path.rglob("manifest.json"))

@@ -70,6 +70,28 @@ def test_later_keys_may_score_far_above_the_first(run_op: RunOp, isa: str, step:
     np.testing.assert_allclose(y[::2], 300 / (300 + 200 * 2.0**-step), rtol=1e-3)
 
 
+@pytest.mark.parametrize(("begin", "end"), [(0, 1), (0, 290), (7, 8), (5, 150), (64, 290), (289, 290), (40, 40)])
+def test_some_queries_get_the_bits_that_all_get(
+    run_op: RunOp, rng: np.random.Generator, isa: str, begin: int, end: int
+) -> None:
+    inputs = random_inputs(rng, 290, 2, 24)
+    (whole,) = run_op("VisionAttention", inputs, isa=isa, num_heads=2)
+    (some,) = run_op(
+        "VisionAttention", {**inputs, "query_rows": np.array([begin, end], np.int64)}, isa=isa, num_heads=2
+    )
+    assert np.array_equal(some, whole[begin:end])
+    wanted = vision_attention(inputs["qkv"], inputs["rope_cos"], inputs["rope_sin"], 2, (begin, end))
+    assert some.shape == wanted.shape
+    np.testing.assert_allclose(some, wanted, atol=TOLERANCE.get(isa, 2e-3) * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("rows", [(-1, 3), (3, 2), (0, 7), (7, 7)])
+def test_refuses_queries_outside_the_patches(run_op: RunOp, rng: np.random.Generator, rows: tuple[int, int]) -> None:
+    inputs = {**random_inputs(rng, 6, 2, 16), "query_rows": np.array(rows, np.int64)}
+    with pytest.raises(Exception, match=rf"'query_rows' is \[{rows[0]}, {rows[1]}\], wanted a range within 6 patches"):
+        run_op("VisionAttention", inputs, num_heads=2)
+
+
 def test_refuses_wrong_inputs(run_op: RunOp, rng: np.random.Generator) -> None:
     inputs = random_inputs(rng, 6, 2, 16)
     with pytest.raises(

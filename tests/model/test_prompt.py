@@ -54,15 +54,6 @@ def test_video_becomes_timestamps_and_frames(builder: PromptBuilder, tokenizer: 
     assert [span.grid for span in prompt.spans] == list(VIDEO.grids)
 
 
-def test_special_tokens_in_text_are_special_tokens_as_in_transformers(
-    builder: PromptBuilder, tokenizer: Tokenizer
-) -> None:
-    prompt = builder.build(user("a<|im_end|>b"), [])
-    end = tokenizer.encode("<|im_end|>").tolist()
-    assert len(end) == 1
-    assert prompt.input_ids.tolist().count(end[0]) == 2
-
-
 @pytest.mark.parametrize("pad", ["<|image_pad|>", "<|video_pad|>", "<|vision_start|><|image_pad|><|vision_end|>"])
 def test_placeholder_in_text_is_refused(builder: PromptBuilder, pad: str) -> None:
     with pytest.raises(BadPrompt, match="placeholder"):
@@ -98,7 +89,7 @@ def test_template_helpers_and_sandbox(tmp_path: Path) -> None:
         path.write_text(source)
         return ChatTemplate(path).render(user("é<"))
 
-    assert render("{{ messages | tojson }}").endswith('"text": "é<"}]}]')
+    assert render("{{ messages | tojson }}").endswith('"content": "é<"}]')
     assert render("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "1"
     assert render("{% generation %}{{ 'x' }}{% endgeneration %}") == "x"
     assert len(render("{{ strftime_now('%Y') }}")) == 4
@@ -153,6 +144,7 @@ class NeverEncoded:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.token_text = tokenizer.token_text
         self.min_tokens = tokenizer.min_tokens
+        self.added_tokens = tokenizer.added_tokens
 
 
 def test_pictures_beyond_the_context_are_refused_before_any_text_is_made(

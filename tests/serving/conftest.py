@@ -13,6 +13,7 @@ import pytest
 from edge_runtime.engine.events import Delta, Event, Failed, Finished, Timings
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import BadImage, Cancelled, EdgeError
+from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, TextPart, VideoPart
 from edge_runtime.serving.messages import VideoSampling
 from edge_runtime.serving.server import Server
@@ -35,28 +36,35 @@ class FakeEngine:
     """One word per step and request; the prompt says which.
 
     `count N`: N words, then `Finished`; `hold`: one word, then nothing until cancelled; `silent`: nothing until
-    cancelled; `flood`: long words until cancelled; `parts`: what the message was made of; `refuse`: an error in
-    `submit`; `break`: a bug in `submit`; `crash`: a bug in `step`.
+    cancelled; `flood`: long words until cancelled, while `floodgate` is set; `parts`: what the message was made of;
+    `refuse`: an error in `prepare`; `break`: a bug in `prepare`; `crash`: a bug in `step`.
     """
 
     def __init__(self) -> None:
         self.running: dict[str, tuple[GenerationRequest, list[str]]] = {}
+        self.tokens: dict[str, CancelToken] = {}
         self.cancelled: set[str] = set()
         self.ended: Counter[str] = Counter()
         self.requests: list[GenerationRequest] = []
         self.changed = threading.Condition()
+        self.floodgate = threading.Event()
+        self.floodgate.set()
 
     @property
     def has_work(self) -> bool:
         return bool(self.running)
 
-    def submit(self, request: GenerationRequest) -> None:
+    def prepare(self, request: GenerationRequest, cancel: CancelToken) -> GenerationRequest:
         prompt = _prompt(request)
         self.requests.append(request)
         if prompt == "refuse":
             raise BadImage("no such picture")
         if prompt == "break":
             raise ZeroDivisionError
+        self.tokens[request.request_id] = cancel
+        return request
+
+    def add(self, request: GenerationRequest) -> None:
         with self.changed:
             self.running[request.request_id] = (request, [])
             self.changed.notify_all()
@@ -83,10 +91,12 @@ class FakeEngine:
     def _advance(self, request_id: str) -> list[Event]:
         request, words = self.running[request_id]
         verb, _, argument = _prompt(request).partition(" ")
-        if request_id in self.cancelled:
+        if request_id in self.cancelled or self.tokens[request_id].cancelled:
             return [self._end(request_id, Failed(request_id, Cancelled("the request was cancelled")))]
         if verb == "crash":
             raise ZeroDivisionError
+        if verb == "flood" and not self.floodgate.is_set():
+            return []
         if verb == "silent" or (verb == "hold" and words):
             return []
         word = {"flood": "x" * 20_000, "parts": str(_describe(request))}.get(verb, f"{len(words)} ")

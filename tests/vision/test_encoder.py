@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_runtime.errors import Cancelled
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.manifest import load_manifest
 from edge_runtime.model.session import Graph, SessionSettings
-from edge_runtime.vision.encoder import VisionEncoder
+from edge_runtime.vision.encoder import VisionEncoder, VisionFeatures
 
 MEASURE = """
 import resource, sys
@@ -49,6 +50,51 @@ def test_features_have_a_row_for_each_merged_token(tiny_bundle: Path) -> None:
     again = encoder.encode(pixel_values, 4, 6, CancelToken())
     assert again.embeds is not features.embeds
     np.testing.assert_array_equal(again.embeds, features.embeds)
+
+
+@pytest.mark.parametrize("bundle", ["tiny_bundle", "tiny_bundle_int4", "tiny_bundle_edge"])
+def test_the_rows_of_a_frame_may_be_run_in_pieces(bundle: str, request: pytest.FixtureRequest) -> None:
+    """Pieces of one size give the same bits each time; of flavour `edge` the bits of the whole."""
+    folder = request.getfixturevalue(bundle)
+    manifest = load_manifest(folder)
+    kernels = request.getfixturevalue("kernel_library") if manifest.flavour == "edge" else None
+    graph = Graph(folder / "vision.onnx", SessionSettings(num_threads=2, kernels=kernels))
+    vision = manifest.architecture.vision
+    pixel_values = np.random.default_rng(1).standard_normal((14 * 22, vision.patch_dim), np.float32)
+
+    def run(max_pairs: int) -> tuple[VisionFeatures, int]:
+        encoder = VisionEncoder(graph, vision, max_pairs=max_pairs)
+        encoding, count = encoder.begin(pixel_values, 14, 22), 1
+        while not encoding.advance(CancelToken()):
+            count += 1
+        return encoding.features, count
+
+    whole, one = run(1 << 30)
+    assert one == 1
+    for max_pairs, num_pieces in ((308 * 308, 1), (308 * 100, 4), (308 * 30, 11), (1, 77)):
+        pieces, count = run(max_pairs)
+        assert count == num_pieces * (vision.depth + 1)
+        for some, all_ in ((pieces.embeds, whole.embeds), (pieces.deepstack, whole.deepstack)):
+            if manifest.flavour == "edge":
+                np.testing.assert_array_equal(some, all_)
+            else:
+                np.testing.assert_allclose(
+                    some, all_, atol=1e-4 if manifest.quantization.vision_linear.block_size is None else 0.05
+                )
+
+
+def test_a_cancelled_encoding_stops_and_gives_its_memory_back(tiny_bundle: Path) -> None:
+    vision = load_manifest(tiny_bundle).architecture.vision
+    encoder = VisionEncoder(Graph(tiny_bundle / "vision.onnx", SessionSettings(num_threads=1)), vision, max_pairs=64)
+    pixel_values = np.ones((64, vision.patch_dim), np.float32)
+    whole = encoder.encode(pixel_values, 8, 8, CancelToken())
+    encoding, cancel = encoder.begin(pixel_values, 8, 8), CancelToken()
+    assert not encoding.advance(cancel)
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        encoding.advance(cancel)
+    encoder.give_back_memory()
+    np.testing.assert_array_equal(encoder.encode(pixel_values, 8, 8, CancelToken()).embeds, whole.embeds)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kibibytes on Linux only")

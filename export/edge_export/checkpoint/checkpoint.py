@@ -9,15 +9,18 @@ from pathlib import Path
 
 import msgspec
 
+from edge_export.checkpoint.chat_template import read_chat_template
 from edge_export.checkpoint.config import read_architecture
 from edge_export.checkpoint.generation import read_generation_defaults
 from edge_export.checkpoint.head import refuse_missing_head, settle_head
 from edge_export.checkpoint.hub import resolve_source
 from edge_export.checkpoint.json_file import read_json
 from edge_export.checkpoint.model_tensors import check_tensors
+from edge_export.checkpoint.name import model_name
 from edge_export.checkpoint.processors import read_image_processor, read_video_processor
 from edge_export.checkpoint.shards import Warn, indexed_names, name_code, refuse_adapter_files
-from edge_export.checkpoint.tokenizer import read_chat_template, read_special_tokens
+from edge_export.checkpoint.token_names import read_special_tokens_map
+from edge_export.checkpoint.tokenizer import read_special_tokens
 from edge_export.checkpoint.weights import Weights, open_weights
 from edge_runtime.model.manifest import (
     Architecture,
@@ -43,6 +46,7 @@ class Checkpoint:
     image_processor: ImageProcessor
     video_processor: VideoProcessor
     special_tokens: SpecialTokens
+    special_tokens_map: dict[str, str | tuple[str, ...]]
     generation: GenerationDefaults
     chat_template: str
     weights: Weights
@@ -70,12 +74,13 @@ def open_checkpoint(source: str, warn: Warn = log_warning) -> Checkpoint:
     tied, weights = settle_head(open_weights(folder, warn), config, warn)
     text = msgspec.structs.replace(architecture.text, tie_word_embeddings=tied)
     return Checkpoint(
-        name=folder.resolve().name if Path(source).expanduser().is_dir() else source.rpartition("/")[2],
+        name=model_name(source, folder, config),
         folder=folder,
         architecture=msgspec.structs.replace(architecture, text=text),
         image_processor=read_image_processor(folder, architecture.vision, warn),
         video_processor=read_video_processor(folder, architecture.vision, warn),
         special_tokens=read_special_tokens(folder, config, architecture.text.vocab_size),
+        special_tokens_map=read_special_tokens_map(folder),
         generation=read_generation_defaults(folder, warn),
         chat_template=read_chat_template(folder),
         weights=check_tensors(weights, architecture, tied=tied, warn=warn),

@@ -1,14 +1,16 @@
-"""The tokenizer files of a checkpoint: chat template and special token ids. Never tokenizes anything."""
+"""The special token ids of a checkpoint's tokenizer files. Never tokenizes anything."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
+from edge_export.checkpoint.chat_template import read_chat_template
 from edge_export.checkpoint.end_tokens import read_end_tokens
 from edge_export.checkpoint.json_file import JsonObject, read_json
+from edge_export.checkpoint.token_names import check_added_tokens
 from edge_export.errors import ConfigError, TokenizerError
 from edge_runtime.model.manifest import SpecialTokens
 
@@ -21,31 +23,13 @@ PLACEHOLDERS = {
 """Fields of config.json, and the text by which the chat template writes the same token."""
 
 
-def read_chat_template(folder: Path) -> str:
-    """The Jinja chat template, wherever the checkpoint keeps it. Raises `TokenizerError` if nowhere."""
-    plain = folder / "chat_template.jinja"
-    if plain.is_file():
-        try:
-            template: Any = plain.read_text(encoding="utf-8")
-        except (UnicodeDecodeError, OSError) as error:
-            raise TokenizerError(f"{plain} cannot be read: {error}; it must be text in UTF-8") from error
-    else:
-        found = [path for name in ("chat_template.json", "tokenizer_config.json") if (path := folder / name).is_file()]
-        template = next((t for path in found if (t := read_json(path).values.get("chat_template"))), None)
-    if not isinstance(template, str) or not template.strip():
-        raise TokenizerError(
-            f"{folder} has no chat template in chat_template.jinja, chat_template.json or tokenizer_config.json; "
-            "add chat_template.jinja from the model's original repository"
-        )
-    return template
-
-
 def read_special_tokens(folder: Path, config: JsonObject, vocab_size: int) -> SpecialTokens:
     """Ids of the tokens the runtime needs by meaning, checked against `tokenizer.json` and the vocabulary.
 
     Raises `TokenizerError` where `tokenizer.json` is missing or disagrees with `config.json`.
     """
     ids, largest = _token_ids(folder)
+    check_added_tokens(folder, ids)
     for field, token in PLACEHOLDERS.items():
         if ids.get(token) != (wanted := config.integer(field)):
             raise TokenizerError(
@@ -87,8 +71,8 @@ def _token_ids(folder: Path) -> tuple[dict[str, int], int]:
         vocab = tokenizer.child("model").values["vocab"]
         of_vocab = max(vocab.values(), default=0) if isinstance(vocab, dict) else len(vocab) - 1
         ids = {token.content: token.id for token in added}
-        if len(set(ids.values())) < len(ids):
-            raise ValueError("two added tokens have one id")
+        if "" in ids or len(set(ids.values())) < len(added):
+            raise ValueError("an added token is empty, is there twice, or shares its id")
         return ids, max([int(of_vocab), *ids.values()])
     except (ConfigError, msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
         raise TokenizerError(f"{folder / 'tokenizer.json'} is damaged ({error}); download it again") from error

@@ -21,7 +21,7 @@ from edge_export.verify.ort import ort
 from edge_kernels.library import KernelLibrary
 from edge_kernels.packing import GROUP, PackedWeight, unpack
 from edge_runtime.errors import BundleError
-from edge_runtime.model.manifest import Manifest, decoder_graph_name
+from edge_runtime.model.manifest import Manifest, decoder_graph_name, vision_segments
 
 INT8_ZERO_POINT = 128
 """Zero point of int8 embedding rows."""
@@ -60,15 +60,26 @@ class BundleSession:
         vision = self._manifest.architecture.vision
         index, weight = position_interpolation(patches.grid, vision.spatial_merge_size, vision.num_position_embeddings)
         cos, sin = vision_rotary(patches.grid, vision.spatial_merge_size, vision.head_dim)
+        num_patches = len(patches.pixel_values)
         feeds = {
             "pixel_values": patches.pixel_values,
             "pos_index": index,
             "pos_weight": weight,
             "rope_cos": cos,
             "rope_sin": sin,
+            "stream": np.empty((0, vision.hidden_size), np.float32),
+            "qkv": np.empty((num_patches, 3 * vision.hidden_size), np.float32),
+            "query_rows": np.array([0, num_patches], np.int64),
         }
-        image_embeds, *deepstack = self._graph("vision.onnx").run(None, feeds)
-        return image_embeds, deepstack[0] if deepstack else np.zeros((0, *image_embeds.shape), np.float32)
+        found: dict[str, Array] = {}
+        for segment, outputs in enumerate(vision_segments(vision)):
+            feeds["segment"] = np.array(segment, np.int64)
+            found |= zip(outputs, self._graph("vision.onnx").run(list(outputs), feeds), strict=True)
+            if segment < vision.depth:
+                feeds["stream"], feeds["qkv"] = found[f"stream.{segment}"], found[f"qkv.{segment}"]
+        deepstack = [found[f"deepstack.{tap}"] for tap in range(len(vision.deepstack_layers))]
+        embeds = found["image_embeds"]
+        return embeds, np.stack(deepstack) if deepstack else np.zeros((0, *embeds.shape), np.float32)
 
     def embed(self, input_ids: Ints) -> Array:
         """Embedding rows [T, D]."""

@@ -77,16 +77,17 @@ def run_gate(
     reference: str,
     on_prompt: Callable[[PromptParity], None] | None = None,
     kernels: KernelLibrary | None = None,
+    manifest: Manifest | None = None,
 ) -> ParityReport:
     """Compare the bundle with the checkpoint it was made from; `on_prompt` hears of each prompt as it is done.
 
-    A bundle of flavour `edge` runs on `kernels`, by default the installed ones. Raises `OptionError` for an unknown
-    reference, or where reference or bundle cannot run here, and `SourceError` where `source` is not the checkpoint that
-    the bundle was made from.
+    `manifest` is that of a bundle which has none in its folder yet. A bundle of flavour `edge` runs on `kernels`, by
+    default the installed ones. Raises `OptionError` for an unknown reference, or where reference or bundle cannot run
+    here, and `SourceError` where `source` is not the checkpoint that the bundle was made from.
     """
     if reference not in ("numpy", "optimum"):
         raise OptionError(f"there is no reference {reference!r}; choose numpy or optimum")
-    manifest = load_manifest(bundle)
+    manifest = manifest or load_manifest(bundle)
     _check_source(manifest, source)
     if manifest.flavour == "edge" and kernels is None:
         kernels = _installed_kernels()
@@ -101,12 +102,13 @@ def run_gate(
     return summarize(results, cast(ReferenceName, reference), limits_for(manifest))
 
 
-def run_quick_gate(bundle: Path, source: Path, kernels: KernelLibrary | None = None) -> ParityReport:
+def run_quick_gate(
+    bundle: Path, manifest: Manifest, source: Path, kernels: KernelLibrary | None = None
+) -> ParityReport:
     """The gate for an export of a large model: one short prompt, numpy, one matrix in memory at a time.
 
     `source` must be the checkpoint the bundle was just made from. A bundle of flavour `edge` needs `kernels`.
     """
-    manifest = load_manifest(bundle)
     model = BundleSession(bundle, manifest, read_config(source), kernels)
     prompts = gate_prompts(Tokenizer.from_file(str(bundle / "tokenizer.json")), manifest)
     (prompt,) = (prompt for prompt in prompts if prompt.name == QUICK_PROMPT)

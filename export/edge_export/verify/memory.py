@@ -8,6 +8,7 @@ import psutil
 
 from edge_export.checkpoint.weights import open_weights
 from edge_export.errors import OptionError
+from edge_runtime.devices.memory import format_bytes
 
 
 def available_bytes() -> int:
@@ -29,6 +30,6 @@ def require_for_optimum(source: Path) -> None:
     needed = 2 * 4 * sum(entry.size for entry in weights.entries.values())
     if needed > available_bytes():
         raise OptionError(
-            f"the optimum reference of {source} needs about {needed / 1e9:.0f} GB of memory, and "
-            f"{available_bytes() / 1e9:.0f} GB are free; use --reference numpy, which reads weights as it needs them"
+            f"the optimum reference of {source} needs about {format_bytes(needed)} of memory, and "
+            f"{format_bytes(available_bytes())} are free; use --reference numpy, which reads weights as it needs them"
         )

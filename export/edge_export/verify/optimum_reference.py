@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from edge_export.errors import OptionError
+from edge_export.packages import install_command
 from edge_export.reference.config import read_config
 from edge_export.reference.ops import Array
 from edge_export.reference.positions import Ints
@@ -32,8 +33,8 @@ def open_optimum_reference(source: Path) -> OptimumReference:
     missing = [name for name in NEEDED if not _installed(name)]
     if missing:
         raise OptionError(
-            f"the optimum reference needs {', '.join(missing)}; install it with: pip install 'edge-runtime[verify]', "
-            "or use --reference numpy"
+            f"the optimum reference needs {', '.join(missing)}, which are not installed; use --reference numpy, or "
+            f"install the extra edge-runtime[verify]: {install_command('verify')}"
         )
     if not read_config(source).vision.deepstack_visual_indexes:
         raise OptionError(f"{source} has no DeepStack taps, which the traced graphs need; use --reference numpy")

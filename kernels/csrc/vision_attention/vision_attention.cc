@@ -1,4 +1,4 @@
-// edge.VisionAttention: full attention over the patches of one frame. docs/kernels.md has the schema,
+// edge.VisionAttention: attention of some or all patches of one frame over all of them. docs/kernels.md has the schema,
 // edge_kernels/vision_attention.py the definition. One head at a time, so that packed keys and values stay small:
 // 200 bytes a patch, whatever the number of heads.
 #include "vision_attention.h"
@@ -37,22 +37,36 @@ class VisionAttention : public Kernel {
     run.qkv = qkv.as<float>();
     run.rope_cos = cos.as<float>();
     run.rope_sin = sin.as<float>();
-    run.out = context.output(0, {patches, heads_ * head_dim});
     run.patches = patches;
+    set_queries(context.input(3), run);
+    run.out = context.output(0, {run.queries, heads_ * head_dim});
     run.heads = static_cast<int>(heads_);
     run.head_dim = static_cast<int>(head_dim);
     run.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-    if (patches > 0) attend(context, run);
+    if (run.queries > 0) attend(context, run);
   }
 
  private:
   struct HeadMemory {};  // scratch tags: the packed head belongs to the calling thread, tiles to every thread
   struct TileMemory {};
 
+  static void set_queries(const Tensor& query_rows, VisionAttentionRun& run) {
+    run.queries = run.patches;
+    if (!query_rows) return;
+    query_rows.expect(ort::kInt64, {2});
+    const int64_t begin = query_rows.as<int64_t>()[0], end = query_rows.as<int64_t>()[1];
+    if (begin < 0 || begin > end || end > run.patches) {
+      throw Error(text("input 'query_rows' is [", begin, ", ", end, "], wanted a range within ", run.patches, " patches"));
+    }
+    run.first_query = begin;
+    run.queries = end - begin;
+  }
+
   void attend(const Context& context, const VisionAttentionRun& run) const {
     const size_t head_dim = static_cast<size_t>(run.head_dim), width = (head_dim + 15) / 16 * 16;
     const size_t key_tiles = (static_cast<size_t>(run.patches) + kTileKeys - 1) / kTileKeys;
-    const size_t query_tiles = (static_cast<size_t>(run.patches) + kTileQueryRows - 1) / kTileQueryRows;
+    const size_t query_tiles = (static_cast<size_t>(run.queries) + kTileQueryRows - 1) / kTileQueryRows;
+    const int64_t queries_end = run.first_query + run.queries;
     const size_t padded = key_tiles * kTileKeys;
     Scratch<HeadMemory> memory(padded * (head_dim + sizeof(float) + width * kernels_.value_bytes) + 256);
     VisionHead packed;
@@ -64,8 +78,8 @@ class VisionAttention : public Kernel {
           key_tiles, [&](size_t tile) { kernels_.pack(run, head, static_cast<int64_t>(tile) * kTileKeys, packed); });
       context.parallel_for(query_tiles, [&](size_t tile) {
         Scratch<TileMemory> scratch(tile_memory_bytes(kTileQueryRows, head_dim));
-        const int64_t begin = static_cast<int64_t>(tile) * kTileQueryRows;
-        kernels_.attend(run, head, begin, std::min(run.patches, begin + kTileQueryRows), packed,
+        const int64_t begin = run.first_query + static_cast<int64_t>(tile) * kTileQueryRows;
+        kernels_.attend(run, head, begin, std::min(queries_end, begin + kTileQueryRows), packed,
                         scratch.take<uint8_t>(0));
       });
     }
@@ -79,7 +93,7 @@ class VisionAttention : public Kernel {
 
 const OpDefinition kVisionAttentionOp = {
     "VisionAttention",
-    {{"qkv", ort::kFloat}, {"rope_cos", ort::kFloat}, {"rope_sin", ort::kFloat}},
+    {{"qkv", ort::kFloat}, {"rope_cos", ort::kFloat}, {"rope_sin", ort::kFloat}, {"query_rows", ort::kInt64, true}},
     {{"y", ort::kFloat}},
     [](const Attributes& attributes, const KernelTable& table) -> std::unique_ptr<Kernel> {
       return std::make_unique<VisionAttention>(attributes, table);

@@ -10,8 +10,9 @@ struct VisionAttentionRun {
   const float* qkv;       // [patches, 3 * heads * head_dim]
   const float* rope_cos;  // [patches, head_dim / 2]
   const float* rope_sin;
-  float* out;  // [patches, heads * head_dim]
+  float* out;  // [queries, heads * head_dim]
   int64_t patches;
+  int64_t first_query, queries;  // only patches [first_query, first_query + queries) ask; all of them answer
   int heads, head_dim;
   float scale;
 };

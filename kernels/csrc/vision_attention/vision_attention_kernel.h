@@ -121,7 +121,7 @@ void attend_rows(const VisionAttentionRun& run, int head, int64_t begin, int64_t
   for (int64_t patch = begin; patch < end; ++patch) {
     const int r = static_cast<int>(patch - begin);
     if (!kExact && exceeds_range<S>(state, r)) again |= uint64_t{1} << r;
-    flash_end<S>(state, r, run.head_dim, run.out + (patch * run.heads + head) * run.head_dim);
+    flash_end<S>(state, r, run.head_dim, run.out + ((patch - run.first_query) * run.heads + head) * run.head_dim);
   }
   if constexpr (!kExact) {
     for (int64_t patch = begin; patch < end; ++patch) {

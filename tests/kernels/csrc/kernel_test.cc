@@ -341,6 +341,7 @@ void test_vision_attention(const Isa &isa) {
   VisionAttentionRun run{
       qkv.data(),  cosine.data(),
       sine.data(), out.data(),
+      patches,     0,
       patches,     heads,
       dim,         1.0f / std::sqrt(static_cast<float>(dim))};
   const VisionAttentionKernels &kernels = *isa.kernels->vision_attention;
