@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import numpy as np
 
 from edge_runtime.engine.request import DEFAULT_MAX_TOKENS, SamplingParams
 from edge_runtime.errors import BadImage, BadPrompt
@@ -127,18 +128,18 @@ def _image_sizes(part: ImagePart, served: Served, max_pixels: int | None) -> tup
 
 def _remarks(clip: Clip, path: Path, served: Served) -> list[str]:
     """What became of a clip, where that is not what anybody would expect."""
-    remarks, num_taken, fps = [], len(clip.part.frames), served.video.fps
+    remarks, num_taken = [], len(clip.part.frames)
     factor = served.video.patch_size * served.video.spatial_merge_size
     natural = image_target_size(*clip.source_size, factor, PixelRange(1, _NO_LIMIT))
     shrunk = math.prod(clip.size) < math.prod(natural)
     if clip.lost_s:
         remarks.append(f"{path.name}: its last {clip.lost_s:.1f} s give no frames; what comes before is used")
     if clip.num_fitting < clip.num_wanted:
-        step_s = clip.part.timestamps_s[-1] / max(num_taken - 1, 1)
+        step_s = float(np.median(np.diff(clip.part.timestamps_s)))
         of_size = f"{_size(clip.size)} (from {_size(clip.source_size)})" if shrunk else _size(clip.size)
         remarks.append(
-            f"{path.name}: the clip has {clip.num_wanted:,} frames at {fps:g} fps; {num_taken:,} of {of_size} fit a "
-            f"context of {served.max_context:,}: sampled every {step_s:.1f} s"
+            f"{path.name}: the model would take {clip.num_wanted:,} frames; {num_taken:,} of {of_size} fit a context "
+            f"of {served.max_context:,}: sampled every {step_s:.1f} s"
         )
     elif shrunk:
         remarks.append(f"{path.name}: {num_taken:,} frames shrunk from {_size(clip.source_size)} to {_size(clip.size)}")

@@ -86,22 +86,38 @@ class Timeline:
     def num_wanted(self, limits: VideoLimits) -> int:
         """How many frames the model would have of this clip."""
         num_frames = len(self.times_s)
-        # Without a rate the last frame is shown as long as the others on average.
-        duration_s = num_frames * self.step_s if self.rate is None else num_frames / self.rate
+        if self.rate is not None:
+            duration_s = num_frames / self.rate
+        else:  # a gap is worth one frame, however long; the last frame is shown as long as the others on average
+            moving_s = float(np.minimum(np.diff(self.times_s), 1 / limits.fps).sum())
+            duration_s = moving_s * num_frames / max(num_frames - 1, 1)
         return min(max(int(duration_s * limits.fps), limits.min_frames), limits.max_frames, num_frames)
 
     def spread(self, num_frames: int) -> list[int]:
-        """Indices of at most so many frames, the first and the last among them, evenly spread over the time."""
+        """Indices of at most so many frames, the first and the last among them, evenly spread over the time.
+
+        Over gaps, longer than the step this makes, nothing can be spread: they are a step each.
+        """
         last = len(self.times_s) - 1
         places = np.linspace(0, last, num_frames)
-        if self.rate is None:
-            wanted = np.linspace(self.times_s[0], self.times_s[-1], num_frames)
-            places = np.interp(wanted, self.times_s, np.arange(last + 1))
+        if self.rate is None and 1 < num_frames <= last:
+            gaps = np.diff(self.times_s)
+            passed = np.concatenate(([0.0], np.cumsum(np.minimum(gaps, _even_step(gaps, num_frames - 1)))))
+            places = np.interp(np.linspace(0, passed[-1], num_frames), passed, np.arange(last + 1))
         return [int(index) for index in np.unique(places.round())]
 
     def shown_s(self, index: int) -> float:
         """Seconds from the first frame to this one."""
         return index / self.rate if self.rate is not None else float(self.times_s[index] - self.times_s[0])
+
+
+def _even_step(gaps: NDArray[np.float64], num_steps: int) -> float:
+    """The step of which `num_steps` cover all `gaps` (at least as many, > 0), those longer than it being one each."""
+    longest = np.sort(gaps)[::-1][:num_steps]
+    taken = np.concatenate(([0.0], np.cumsum(longest)[:-1]))
+    steps = (gaps.sum() - taken) / (num_steps - np.arange(num_steps))
+    # With the k longest out of the way; right where the next one is no longer than the step.
+    return float(steps[np.argmax(longest <= steps * (1 + 1e-9))])
 
 
 def fit_frames(

@@ -70,7 +70,7 @@ def test_a_clip_too_long_for_the_context_is_thinned_out_and_told(
     result = run("ask", address, "hello", "--video", minute, "--max-tokens", 4)
     assert result.exit_code == 0, result.stderr
     remark = result.stderr.splitlines()[0]
-    assert remark.startswith("minute.avi: the clip has 120 frames at 2 fps; ")
+    assert remark.startswith("minute.avi: the model would take 120 frames; ")
     assert "of 192x96 fit a context of 1,024: sampled every" in remark
     quiet = run("ask", address, "hello", "--video", minute, "--max-tokens", 4, "--quiet")
     assert (quiet.exit_code, quiet.stderr) == (0, "")

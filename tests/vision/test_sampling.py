@@ -70,6 +70,26 @@ def test_a_rate_that_the_times_do_not_bear_out_does_not_count() -> None:
         assert np.diff(shown).max() <= 0.75
 
 
+def test_nothing_is_spread_over_gaps() -> None:
+    """A camera that records when something moves: two bursts, an hour apart; or a clock that jumped."""
+    bursts = np.concatenate([np.arange(50) / 10 + 0.001, 3600 + np.arange(50) / 10])
+    timeline = Timeline.of(bursts, 25.0)
+    assert timeline.num_wanted(QWEN3) == 20
+    for num_frames in (20, 10, 6):
+        shown = np.array([timeline.shown_s(index) for index in timeline.spread(num_frames)])
+        assert len(shown) == num_frames
+        assert (shown < 10).sum() == num_frames / 2
+        assert np.diff(shown[: num_frames // 2]).max() <= 5 / (num_frames / 2 - 1) + 0.1
+
+
+def test_slow_parts_have_all_their_frames_where_fast_ones_are_thinned_out() -> None:
+    timeline = Timeline.of(np.concatenate([np.arange(600) / 10, 60 + 5.0 * np.arange(13)]), 25.0)
+    shown = [timeline.shown_s(index) for index in timeline.spread(30)]
+    assert sum(time_s >= 60 for time_s in shown) == 13
+    assert np.diff(shown).max() <= 5.0
+    assert np.diff(shown).min() >= 3.0
+
+
 @given(st.lists(st.floats(-5, 3600), min_size=1, max_size=200), st.integers(1, 300))
 def test_any_times_give_frames_in_order_the_first_and_the_last_among_them(times: list[float], num_frames: int) -> None:
     timeline = Timeline.of(np.array(times), 25.0)
