@@ -96,6 +96,14 @@ def test_an_end_token_that_the_tokenizer_does_not_have(checkpoint: Path, value: 
         open_checkpoint(str(checkpoint))
 
 
+def test_two_tokens_with_one_id(checkpoint: Path) -> None:
+    edit_json(
+        checkpoint / "tokenizer.json", lambda c: c["added_tokens"].append(c["added_tokens"][0] | {"content": "x"})
+    )
+    with pytest.raises(TokenizerError, match="shares its id"):
+        open_checkpoint(str(checkpoint))
+
+
 def test_a_vocabulary_larger_than_the_embedding(checkpoint: Path) -> None:
     edit_json(checkpoint / "tokenizer.json", lambda c: c["model"]["vocab"].update(new=1024))
     with pytest.raises(TokenizerError, match="token id 1024, but the model's vocabulary ends at 1023"):
