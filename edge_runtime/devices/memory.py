@@ -99,10 +99,11 @@ class MemoryPlan:
 
     @property
     def total_bytes(self) -> int:
-        """Peak memory. Vision and prefill take turns, and sessions without an arena give back what a run has used."""
+        """Peak memory. One chat's image is encoded before its prompt runs; of several, parts of both alternate."""
         held = self.weights_bytes + self.fixed_bytes + self.kv_bytes + self.prompt_bytes
         pictures = self.decoding_bytes + DECODING_PROCESS_BYTES
-        return held + pictures + max(self.vision_bytes, self.prefill_bytes)
+        runs = (self.vision_bytes, self.prefill_bytes)
+        return held + pictures + (max(runs) if self.max_chats == 1 else sum(runs))
 
     def with_room_for_pictures(self) -> MemoryPlan:
         """The same with half of what is left of the budget for decoding, so that large pictures are accepted."""
@@ -132,7 +133,7 @@ class MemoryPlan:
             (
                 "total",
                 format_bytes(self.total_bytes),
-                f"at most (vision and prefill take turns); about {format_bytes(self.loaded_bytes)} once loaded",
+                f"at most; about {format_bytes(self.loaded_bytes)} once loaded",
             ),
             ("budget", format_bytes(self.budget_bytes), f"{format_bytes(self.budget_bytes - self.total_bytes)} left"),
         )

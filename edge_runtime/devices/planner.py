@@ -207,7 +207,7 @@ class _Search:
                 yield (dtype := candidate)
 
     def _with_free_chunk(self, rung: _Settings) -> _Settings:
-        """The same with a prefill chunk that needs no more memory than the vision run with which it takes turns."""
+        """The same with a prefill chunk that needs no more memory than the vision run."""
         affordable = self._vision_bytes(rung) // max(self._prefill_bytes(rung) // rung.prefill_chunk_tokens, 1)
         chunk = max(affordable // MIN_PREFILL_CHUNK, 1) * MIN_PREFILL_CHUNK
         return replace(rung, prefill_chunk_tokens=min(chunk, rung.prefill_chunk_tokens))

@@ -94,6 +94,11 @@ class BundlePrompt:
         """Whether the next run has its pixels."""
         return self.encoding is not None or self.pixels is None or self.pixels.done()
 
+    @property
+    def media_begun(self) -> bool:
+        """Whether the encoder is in the middle of the next run."""
+        return self.encoding is not None
+
 
 class BundleRunner:
     """A loaded bundle of either flavour. Used by one thread at a time, but for `prepare`."""

@@ -45,6 +45,10 @@ class PreparedPrompt(Protocol):
     def media_ready(self) -> bool:
         """Whether `encode_next` would not have to wait for the pixels of the next one."""
 
+    @property
+    def media_begun(self) -> bool:
+        """Whether the next one is encoded in part."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

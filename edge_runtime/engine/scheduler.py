@@ -6,7 +6,7 @@ Policy:
 - In every step each decoding chat gets its next token.
 - One chat gets a part of a vision run or a chunk of its prompt. Chats that need one take turns, so each waits at most
   for one chunk of every other between two of its own, and a short question passes a long one. Who waits for an image
-  to be decoded, which happens elsewhere, is passed over.
+  to be decoded, which happens elsewhere, is passed over; one image at a time is being encoded, for the memory it takes.
 - Chunks are cut at multiples of `prefill_chunk` whatever else runs, so other chats do not change a chat's numbers.
 """
 
@@ -120,7 +120,8 @@ class Scheduler:
         """The work of the next step. The chat that gets a vision run or a chunk goes to the end of the line."""
         shares = [(chat, 1) for chat in self._running if chat.phase is Phase.DECODE]
         others = [chat for chat in self._running if chat.phase is not Phase.DECODE]
-        chat = next((chat for chat in others if chat.phase is not Phase.ENCODE or chat.prompt.media_ready), None)
+        begun = next((chat for chat in others if chat.prompt.media_begun), None)
+        chat = next((chat for chat in others if chat.phase is not Phase.ENCODE or _may_encode(chat, begun)), None)
         if chat is None:
             return Plan(None, tuple(shares), wait_for=others[0] if others and not shares else None)
         self._running.remove(chat)
@@ -130,3 +131,8 @@ class Scheduler:
         num_left = len(chat.prompt_ids) - chat.num_cached
         shares.append((chat, min(num_left, self._settings.prefill_chunk)))
         return Plan(None, tuple(shares))
+
+
+def _may_encode(chat: Chat, begun: Chat | None) -> bool:
+    """Whether the pixels of its next image are there, and the encoder is not in the middle of another chat's."""
+    return chat.prompt.media_ready and begun in (None, chat)

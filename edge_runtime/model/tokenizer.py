@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, decoders
 from tokenizers import Tokenizer as _Tokenizer
+from tokenizers import decoders, models
 
 from edge_runtime.errors import BadPrompt, BundleError
 from edge_runtime.model.tokenizer_parts import check_parts
 
+MAX_TOKENIZER_BYTES = 1 << 28
 _LONG_TEXT_BYTES = 1 << 16
 """Texts up to here are tokenized in some ten milliseconds, so nothing is saved by counting them another way first."""
 
@@ -26,6 +27,8 @@ class Tokenizer:
     def __init__(self, path: Path) -> None:
         """Load `tokenizer.json`. Raises `BundleError` if it is malformed, not byte-level, or made of untried parts."""
         try:
+            if (size := path.stat().st_size) > MAX_TOKENIZER_BYTES:
+                raise ValueError(f"it has {size} bytes, and the largest known have some 30 million")
             with _panics_as_errors():
                 self._tokenizer = _Tokenizer.from_file(str(path))
                 check_parts(self._tokenizer)
@@ -61,40 +64,40 @@ class Tokenizer:
         _utf8(text)
         try:
             with _panics_as_errors():
+                if shields:
+                    return self._encode_shielded(text, shields, add_special_tokens)
                 # A batch of one: unlike `encode`, it lets other threads run meanwhile (tokenizers 0.22).
                 (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
-                return self._unshielded(text, encoding, shields) if shields else np.array(encoding.ids, dtype=np.int64)
+                return np.array(encoding.ids, dtype=np.int64)
         except RuntimeError as error:
             raise BadPrompt(f"the tokenizer gives up on this text: {error}; leave out what is unusual in it") from error
 
-    def _unshielded(self, text: str, encoding: Encoding, shields: Mapping[int, str]) -> NDArray[np.int64]:
-        """The ids of `encoding`, but for those stretches between added tokens of `text` that hold shields."""
+    def _encode_shielded(self, text: str, shields: Mapping[int, str], add_special_tokens: bool) -> NDArray[np.int64]:
+        """As `encode`: stretches between added tokens that hold shields are encoded apart, as mere text."""
         shield = re.compile("[" + "".join(re.escape(chr(code)) for code in shields) + "]")
-        ids, offsets = np.array(encoding.ids, dtype=np.int64), encoding.offsets
-        own = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)  # not what the tokenizer puts around the text
-        first, end = (int(own[0]), int(own[-1]) + 1) if len(own) else (len(ids), len(ids))
-        done_tokens, done_chars, pieces = first, 0, [ids[:first]]
-        for index in [*(first + np.flatnonzero(np.isin(ids[first:end], self._added_ids))).tolist(), end]:
-            start, stop = offsets[index] if index < end else (len(text), len(text))
-            stretch = text[done_chars:start]
-            is_shielded = shield.search(stretch) is not None
-            pieces.append(self._encode_plain(stretch.translate(shields)) if is_shielded else ids[done_tokens:index])
-            pieces.append(ids[index : index + 1] if index < end else ids[end:])
-            done_tokens, done_chars = index + 1, stop
-        return np.concatenate(pieces)
+        clean: list[str] = []  # with their added tokens; one before each shielded stretch, one at the end
+        plain: list[str] = []
+        begin = done = 0
+        for start, stop in [*self._finder.encode_batch([text])[0].offsets, (len(text), len(text))]:
+            if shield.search(text, done, start):
+                clean.append(text[begin:done])
+                plain.append(text[done:start].translate(shields))
+                begin = start
+            done = stop
+        clean.append(text[begin:])
+        encoded = [np.array(e.ids, np.int64) for e in self._tokenizer.encode_batch(clean, add_special_tokens=False)]
+        head, tail = self._around if add_special_tokens else ([], [])
+        between = [piece for pair in zip(self._encode_plain(plain), encoded[1:], strict=True) for piece in pair]
+        return np.concatenate([np.array(head, np.int64), encoded[0], *between, np.array(tail, np.int64)])
 
-    def _encode_plain(self, text: str) -> NDArray[np.int64]:
-        """Token ids of `text` in which no added token is looked for: what the library does between them."""
-        normalizer, pre_tokenizer = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
-        if normalizer is not None:
-            text = normalizer.normalize_str(text)
-        pieces = [text] if pre_tokenizer is None else [piece for piece, _ in pre_tokenizer.pre_tokenize_str(text)]
-        model = self._tokenizer.model
-        ids = np.array([token.id for piece in pieces for token in model.tokenize(piece)], dtype=np.int64)
-        spelled = ids[np.isin(ids, self._added_ids)]
-        if len(spelled):
-            raise BadPrompt(f"this tokenizer cannot write {self.token_text(int(spelled[0]))} as text; leave it out")
-        return ids
+    def _encode_plain(self, texts: list[str]) -> list[NDArray[np.int64]]:
+        """Token ids of each text, in which no added token is looked for: what the library does between them."""
+        encoded = [np.array(e.ids, np.int64) for e in self._plain.encode_batch(texts, add_special_tokens=False)]
+        for ids in encoded:
+            spelled = ids[np.isin(ids, self._added_ids)]
+            if len(spelled):
+                raise BadPrompt(f"this tokenizer cannot write {self.token_text(int(spelled[0]))} as text; leave it out")
+        return encoded
 
     def min_tokens(self, text: str, shields: Mapping[int, str] | None = None) -> int:
         """A lower bound on the number of tokens of `text`: none stands for more bytes than the longest there is.
@@ -134,6 +137,33 @@ class Tokenizer:
             return bytes([self._byte_of_char[char] for char in token or ""])
         except KeyError as error:
             raise BundleError(f"token {token_id} {token!r} is not byte-level; export the bundle again") from error
+
+    @cached_property
+    def _plain(self) -> _Tokenizer:
+        """The same tokenizer without its added tokens; the two share their model, so it takes no memory."""
+        plain = _Tokenizer(self._tokenizer.model)
+        if self._tokenizer.normalizer is not None:
+            plain.normalizer = self._tokenizer.normalizer
+        if self._tokenizer.pre_tokenizer is not None:
+            plain.pre_tokenizer = self._tokenizer.pre_tokenizer
+        return plain
+
+    @cached_property
+    def _finder(self) -> _Tokenizer:
+        """A tokenizer that knows the added tokens and nothing else: it tells where they are, at next to no cost."""
+        finder = _Tokenizer(models.BPE())
+        if self._tokenizer.normalizer is not None:
+            finder.normalizer = self._tokenizer.normalizer
+        for token in self._added.values():
+            (finder.add_special_tokens if token.special else finder.add_tokens)([token])
+        return finder
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and behind every text."""
+        encoding = self._tokenizer.encode("a")
+        own = [i for i, is_put in enumerate(encoding.special_tokens_mask) if not is_put]
+        return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
 
     @cached_property
     def _longest(self) -> int | None:

@@ -72,6 +72,7 @@ class FakePrompt:
     image_tokens: int
     in_reasoning: bool
     media_ready: bool = True
+    media_begun: bool = False
     num_released: int = 0
     """Image features of the first tokens that are gone, as the real runner lets them go once they are cached."""
 

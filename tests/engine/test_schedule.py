@@ -146,3 +146,20 @@ def test_every_ended_chat_is_released_once():
     engine.cancel("b")
     run_all(engine)
     assert sorted(runner.released) == ["a", "b", "c"]
+
+
+def test_one_image_at_a_time_is_in_the_encoder():
+    runner = FakeRunner()
+    engine = engine_of(runner, prefill_chunk=100)
+    for name in ("first", "second"):
+        engine.submit(request(name, images=2, max_tokens=1))
+    engine.step()
+    assert runner.encodes == ["first"]
+    prompt = engine._chats["first"].prompt
+    prompt.media_begun = True  # in the middle of its second image
+    engine.submit(request("text", max_tokens=1))
+    ended = [event.request_id for _ in range(2) for event in engine.step() if isinstance(event, Finished)]
+    assert (runner.encodes, ended) == (["first", "first"], ["text"])
+    prompt.media_begun = False
+    run_all(engine)
+    assert runner.encodes == ["first", "first", "second", "second"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from edge_export.tensor_file import HashedFile, TensorFile
 from edge_export.weight_writer import BITS, StoredMatrix
 from edge_runtime.model.manifest import TensorFormat, WeightFormat, load_manifest, vision_segments
 from tests.export.small_model import open_session, random_array
+from tests.onnx_graphs import graphs_of
 
 NUM_LAYERS, NUM_KV_HEADS, HEAD_DIM, HIDDEN, VOCAB = 4, 2, 32, 64, 1024
 """Of the tiny model."""
@@ -83,15 +83,6 @@ def test_vision_contract(bundle: Path) -> None:
     }
     vision = load_manifest(bundle).architecture.vision
     assert {name: width for outputs in vision_segments(vision) for name, width in outputs.items()} == widths
-
-
-def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """`graph`, and the bodies of its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from graphs_of(attribute.g)
 
 
 @pytest.mark.parametrize("name", ["decoder", "vision"])

@@ -17,6 +17,7 @@ from edge_runtime.errors import BundleError
 from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.session import SessionSettings
 from edge_runtime.vision.image import ImageLimits
+from tests.onnx_graphs import graphs_of
 
 
 @pytest.fixture
@@ -177,7 +178,7 @@ def edit_graph(bundle: Path, name: str, change: Callable[[onnx.ModelProto], obje
 
 
 def relocate(model: onnx.ModelProto, location: str) -> None:
-    for tensor in model.graph.initializer:
+    for tensor in (tensor for graph in graphs_of(model.graph) for tensor in graph.initializer):
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = location
@@ -194,7 +195,7 @@ def test_weights_outside_the_bundle(bundle: Path, location: str) -> None:
 @pytest.mark.parametrize(("key", "value"), [("offset", 2**40), ("offset", -64), ("length", 2**60), ("length", "x")])
 def test_weights_past_the_end_of_their_file(bundle: Path, key: str, value: object) -> None:
     def change(model: onnx.ModelProto) -> None:
-        for tensor in model.graph.initializer:
+        for tensor in (tensor for graph in graphs_of(model.graph) for tensor in graph.initializer):
             for entry in tensor.external_data:
                 if entry.key == key:
                     entry.value = str(value)

@@ -184,7 +184,7 @@ def test_text_without_a_spelled_token_has_the_ids_it_always_had(
 @pytest.mark.parametrize("text", NORMAL)
 def test_text_beside_a_spelled_token_is_cut_as_the_library_cuts_it(tokenizer: Tokenizer, text: str) -> None:
     """A stretch with a shield is encoded piece by piece; without any added token that must be the library's own way."""
-    assert tokenizer._encode_plain(text).tolist() == tokenizer._tokenizer.encode(text).ids
+    assert tokenizer._encode_plain([text])[0].tolist() == tokenizer._tokenizer.encode(text).ids
 
 
 def test_what_the_tokenizer_puts_around_a_text_stays(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -84,7 +84,21 @@ def test_qwen3_prompt_ids(
     expected = theirs.apply_chat_template(
         as_chat(messages), chat_template=template_file.read_text(), add_generation_prompt=True
     )
-    assert builder.build(messages, ()).input_ids.tolist() == expected
+    assert builder.build(messages, (), parse_special=True).input_ids.tolist() == expected
+    if not any(token in content for token in ours.added_tokens):  # else decision 50 says what the default does
+        assert builder.build(messages, ()).input_ids.tolist() == expected
+
+
+@pytest.mark.parametrize("content", TEXTS, ids=range(len(TEXTS)))
+def test_qwen3_plain_text_ids(content: str, qwen3: tuple[Tokenizer, PreTrainedTokenizerFast]) -> None:
+    """Text beside a typed control token is cut without looking for any, which must be all the difference."""
+    ours, theirs = qwen3
+    if any(token in content for token in ours.added_tokens):
+        ids = ours._encode_plain([content])[0].tolist()
+        assert theirs.decode(ids, clean_up_tokenization_spaces=False) == content
+        assert not set(ids) & set(theirs.added_tokens_decoder)
+    else:
+        assert ours._encode_plain([content])[0].tolist() == theirs(content)["input_ids"]
 
 
 @pytest.mark.parametrize("content", TEXTS, ids=range(len(TEXTS)))
