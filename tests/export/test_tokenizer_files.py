@@ -274,6 +274,15 @@ def test_added_tokens_that_contradict_each_other(checkpoint: Path, change: dict[
         open_checkpoint(str(checkpoint))
 
 
+def test_a_tokenizer_without_added_tokens(checkpoint: Path) -> None:
+    edit_json(checkpoint / "tokenizer.json", lambda t: t.update(added_tokens=[]))
+    with pytest.raises(TokenizerError, match="lacks"):
+        open_checkpoint(str(checkpoint))
+    edit_json(checkpoint / "tokenizer_config.json", lambda c: c.pop("added_tokens_decoder"))
+    with pytest.raises(TokenizerError, match="image_pad"):
+        open_checkpoint(str(checkpoint))
+
+
 def test_a_word_beyond_the_vocabulary(checkpoint: Path) -> None:
     edit_json(checkpoint / "tokenizer.json", lambda t: t["model"]["vocab"].update(zz=2**31))
     with pytest.raises(TokenizerError, match="token id 2147483648"):
