@@ -52,7 +52,7 @@ def logits_after_prompt(runner: BundleRunner, chunk: int) -> NDArray[np.float32]
         (logits,) = runner.forward([Step(prompt, ids, lease, is_last, cancel)])
         assert (logits is not None) == is_last
     lease.free()
-    assert prompt.features == [None]  # handed back once in the cache
+    assert prompt.media.features == [None]  # handed back once in the cache
     assert logits is not None
     return logits
 
@@ -87,7 +87,7 @@ def test_image_changes_the_logits(runner: BundleRunner) -> None:
     prompt = runner.prepare(REQUEST)
     assert (prompt.image_tokens, prompt.pending_media) == (int((prompt.input_ids == 972).sum()), 1)
     runner.encode_next(prompt, CancelToken())
-    features = prompt.features[0]
+    features = prompt.media.features[0]
     assert features is not None
     assert features.embeds.shape == (prompt.image_tokens, 64)
     assert features.deepstack.shape == (3, prompt.image_tokens, 64)
@@ -192,3 +192,18 @@ def test_footprint_counts_what_the_manifest_says(tiny_bundle: Path, tiny_bundle_
     assert small.prepacked_bytes < exact.prepacked_bytes / 3
     assert exact.int4_weights_bytes is not None
     assert small.int4_weights_bytes is None
+
+
+@pytest.mark.parametrize(("parse_special", "closed"), [(False, 1), (True, 2)])
+def test_a_request_says_whether_typed_control_tokens_count(
+    runner: BundleRunner, parse_special: bool, closed: int
+) -> None:
+    messages = (Message("user", (TextPart("a<|im_end|>b"),)),)
+    prompt = runner.prepare(GenerationRequest("r", messages, parse_special=parse_special))
+    assert int((prompt.input_ids == max(runner.eos_token_ids)).sum()) == closed
+
+
+def test_the_manifest_tells_the_template_the_names_of_special_tokens(tiny_bundle: Path) -> None:
+    names = load_manifest(tiny_bundle).special_tokens_map
+    assert (names["eos_token"], names["pad_token"]) == ("<|im_end|>", "<|endoftext|>")
+    assert "<|image_pad|>" in names["additional_special_tokens"]
