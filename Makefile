@@ -22,7 +22,8 @@ help:
 	@echo "make test-oldest  the tests of what other packages do for us, with the oldest versions that pyproject.toml admits"
 	@echo "make parity  the tests against transformers and optimum (installs torch, about 1 GB)"
 	@echo "make sanitize  fuzz the kernels under address and undefined-behaviour sanitizers (needs cmake)"
-	@echo "make emulate  the kernels as x86 processors without AVX-512, and without AVX2, run them (needs cmake and qemu-user)"
+	@echo "make emulate  the kernels of all x86 instruction sets, on any x86 processor (needs cmake, and Debian's libsimde-dev"
+	@echo "             and qemu-user)"
 	@echo "make arm     cross-compile the kernels for aarch64 and fuzz them under qemu (needs cmake and Debian's"
 	@echo "             g++-aarch64-linux-gnu and qemu-user)"
 	@echo "make check   format, lint and types"
@@ -54,12 +55,11 @@ sanitize:
 	cmake --build build/sanitize --parallel
 	build/sanitize/kernels/kernel_test 20
 
-# Debian 12's qemu-user has AVX2 at most. Processors with AVX-512 run the kernels for AVX-VNNI in their own encoding.
+# qemu-user has AVX2 at most: what is above it is compiled to plain C++ (tests/kernels/csrc/emulated).
 emulate:
-	cmake -S . -B build/emulate -DEDGE_KERNEL_TESTS=ON -DEDGE_AVX2_VNNI_AS_AVX512=ON >/dev/null
-	cmake --build build/emulate --parallel
-	for cpu in Nehalem max; do qemu-x86_64 -cpu $$cpu build/emulate/kernels/kernel_test 20 || exit 1; done
-	build/emulate/kernels/kernel_test 20 avx2_vnni
+	cmake -S . -B build/emulate -DEDGE_KERNEL_TESTS=ON -DEDGE_EMULATED_AVX512=ON >/dev/null
+	cmake --build build/emulate --parallel --target kernel_test
+	for cpu in Nehalem max; do qemu-x86_64 -cpu $$cpu build/emulate/kernels/kernel_test 10 || exit 1; done
 
 arm:
 	cmake -S . -B build/arm -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \

@@ -47,7 +47,7 @@ class ChatTemplate:
 
         Raises `BundleError` if it is not valid jinja2, or does not end.
         """
-        self._special_tokens_map = dict(special_tokens_map or {})
+        self._special_tokens_map: dict[str, Any] = dict(special_tokens_map or {})
         environment = LimitedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
         )
@@ -91,15 +91,11 @@ class ChatTemplate:
             raise BadPrompt(f"the chat template refuses these messages: {error}") from error
 
     def _render(self, messages: list[dict[str, Any]], size: int, enable_thinking: bool | None = None) -> str:
+        names = {**self._special_tokens_map, "messages": messages, "tools": None, "documents": None}
+        if enable_thinking is not None:
+            names[_THINKING] = enable_thinking
         with limited(size + 64 * len(messages)):
-            return self._template.render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._special_tokens_map,
-                **({} if enable_thinking is None else {_THINKING: enable_thinking}),
-            )
+            return self._template.render(names, add_generation_prompt=True)
 
 
 def _tojson(

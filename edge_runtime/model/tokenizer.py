@@ -16,6 +16,7 @@ from tokenizers import decoders, models
 from edge_runtime.errors import BadPrompt, BundleError
 from edge_runtime.model.tokenizer_parts import check_parts
 
+MAX_TOKENIZER_BYTES = 1 << 28
 _LONG_TEXT_BYTES = 1 << 16
 """Texts up to here are tokenized in some ten milliseconds, so nothing is saved by counting them another way first."""
 
@@ -26,6 +27,8 @@ class Tokenizer:
     def __init__(self, path: Path) -> None:
         """Load `tokenizer.json`. Raises `BundleError` if it is malformed, not byte-level, or made of untried parts."""
         try:
+            if (size := path.stat().st_size) > MAX_TOKENIZER_BYTES:
+                raise ValueError(f"it has {size} bytes, and the largest known have some 30 million")
             with _panics_as_errors():
                 self._tokenizer = _Tokenizer.from_file(str(path))
                 check_parts(self._tokenizer)

@@ -25,17 +25,21 @@ constexpr KernelTable kAvx512Bf16 = {&kLinearAvx512Vnni, &kAttentionAvx512Bf16, 
 std::vector<Isa> detect() {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#ifdef EDGE_EMULATED_AVX512  // the tests: all but the norms of avx2_vnni in plain C++
+  const bool avx512 = true, bf16 = true, avx_vnni = avx2;
+#else
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vnni");
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
 #ifdef EDGE_AVX2_VNNI_AS_AVX512
   const bool avx_vnni = avx512;
 #else
   const bool avx_vnni = avx2 && __builtin_cpu_supports("avxvnni");
 #endif
+#endif
   return {
-      {"avx512_bf16", "AVX-512 F/BW/VL/DQ, VNNI and BF16", avx512 && __builtin_cpu_supports("avx512bf16"),
-       &kAvx512Bf16},
+      {"avx512_bf16", "AVX-512 F/BW/VL/DQ, VNNI and BF16", bf16, &kAvx512Bf16},
       {"avx512_vnni", "AVX-512 F/BW/VL/DQ and VNNI", avx512, &kAvx512Vnni},
       {"avx2_vnni", "AVX2, FMA, F16C and AVX-VNNI", avx_vnni, &kAvx2Vnni},
       {"avx2", "AVX2, FMA and F16C", avx2, &kAvx2},

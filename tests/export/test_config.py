@@ -297,13 +297,15 @@ def test_fields_that_nobody_has_heard_of_are_named() -> None:
         ("text_config", "rms_norm_eps", 0),
         ("text_config", "rope_theta", 0),
         ("text_config", "rope_theta", 10**400),
-        ("text_config", "head_dim", 31),
+        ("text_config", "head_dim", 20),
         ("text_config", "max_position_embeddings", 2**62),
         ("text_config", "num_hidden_layers", 10**70),
         ("text_config", "hidden_size", "9" * 5000),
         ("vision_config", "deepstack_visual_indexes", [0, -1]),
         ("vision_config", "deepstack_visual_indexes", None),
         ("vision_config", "patch_size", 16.0),
+        ("vision_config", "in_channels", 4),
+        ("vision_config", "num_position_embeddings", 2305),
     ],
 )
 def test_a_number_that_no_model_has(section: str, field: str, value: object) -> None:

@@ -76,7 +76,8 @@ def test_a_missing_file_is_named(checkpoint: Path, name: str) -> None:
         ({"patch_size": 14}, "patch_size is 14"),
         ({"merge_size": 4}, "merge_size is 4"),
         ({"temporal_patch_size": None}, "temporal_patch_size"),
-        ({"size": {"height": 448, "width": 448}}, "shortest_edge"),
+        ({"size": {"height": 448, "width": 448}}, "size has height = 448"),
+        ({"size": {"shortest_edge": 4096, "longest_edge": 9000, "max_height": 448}}, "size has max_height"),
         ({"min_pixels": 1, "max_pixels": 1}, "one token of a picture stands for 1024"),
         ({"do_resize": False}, "do_resize"),
         ({"do_rescale": False}, "do_rescale"),
@@ -130,6 +131,7 @@ def test_other_means_are_honoured(checkpoint: Path) -> None:
         ({"fps": -1}, "fps"),
         ({"fps": "2"}, "fps"),
         ({"num_frames": 16}, "num_frames"),
+        ({"max_pixels": 65536}, "max_pixels is 65536 and size.longest_edge 25165824"),
         ({"do_sample_frames": False}, "do_sample_frames"),
         ({"min_frames": 8, "max_frames": 4}, "no video can have both"),
         ({"min_frames": 0}, "min_frames"),
@@ -201,3 +203,13 @@ def test_sampling_that_bundles_do_not_have_is_named(checkpoint: Path) -> None:
     assert "num_beams = 4" in warning
     assert "presence_penalty = 1.5" in warning
     assert "min_p" not in warning
+
+
+@pytest.mark.parametrize("name", [IMAGE, VIDEO])
+def test_steps_that_nobody_has_heard_of_are_named(checkpoint: Path, name: str) -> None:
+    edit_json(
+        checkpoint / name, lambda c: c.update(do_sharpen=True, do_flip=False, crop_size=None, do_convert_rgb=True)
+    )
+    warnings: list[str] = []
+    open_checkpoint(str(checkpoint), warnings.append)
+    assert warnings == [f"{name}: not read: do_sharpen = True"]

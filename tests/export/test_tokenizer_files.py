@@ -96,6 +96,14 @@ def test_an_end_token_that_the_tokenizer_does_not_have(checkpoint: Path, value: 
         open_checkpoint(str(checkpoint))
 
 
+def test_two_tokens_with_one_id(checkpoint: Path) -> None:
+    edit_json(
+        checkpoint / "tokenizer.json", lambda c: c["added_tokens"].append(c["added_tokens"][0] | {"content": "x"})
+    )
+    with pytest.raises(TokenizerError, match="shares its id"):
+        open_checkpoint(str(checkpoint))
+
+
 def test_a_vocabulary_larger_than_the_embedding(checkpoint: Path) -> None:
     edit_json(checkpoint / "tokenizer.json", lambda c: c["model"]["vocab"].update(new=1024))
     with pytest.raises(TokenizerError, match="token id 1024, but the model's vocabulary ends at 1023"):
@@ -263,6 +271,15 @@ def test_ids_of_another_tokenizer(checkpoint: Path, field: str) -> None:
 def test_added_tokens_that_contradict_each_other(checkpoint: Path, change: dict[str, object]) -> None:
     edit_json(checkpoint / "tokenizer.json", lambda t: t["added_tokens"].append({**t["added_tokens"][0], **change}))
     with pytest.raises(TokenizerError, match="damaged"):
+        open_checkpoint(str(checkpoint))
+
+
+def test_a_tokenizer_without_added_tokens(checkpoint: Path) -> None:
+    edit_json(checkpoint / "tokenizer.json", lambda t: t.update(added_tokens=[]))
+    with pytest.raises(TokenizerError, match="lacks"):
+        open_checkpoint(str(checkpoint))
+    edit_json(checkpoint / "tokenizer_config.json", lambda c: c.pop("added_tokens_decoder"))
+    with pytest.raises(TokenizerError, match="image_pad"):
         open_checkpoint(str(checkpoint))
 
 

@@ -58,7 +58,7 @@ def test_an_export_reads_every_tensor_that_is_expected(
     monkeypatch.setattr(
         WeightWriter, "pieces", lambda self, names, *a, **k: (read.update(names), pieces(self, names, *a, **k))[1]
     )
-    export_bundle(str(source), tmp_path / "out", ExportOptions(gate=False), CountingProgress())
+    export_bundle(str(source), tmp_path / "out", ExportOptions(flavour="portable", gate=False), CountingProgress())
     expected = {name for name, _ in model_tensors(open_checkpoint(str(source)).architecture, tied=tied)}
     assert read == expected == set(load_file(source / "model.safetensors"))
 
@@ -139,7 +139,7 @@ def test_no_head_where_the_config_says_that_there_is_one(checkpoint: Path, flags
 def test_the_gate_knows_the_head_too(checkpoint: Path, tmp_path: Path) -> None:
     edit_tensors(checkpoint, lambda tensors: tensors | {HEAD: tensors[EMBEDDING][::-1].copy()})
     for weights in ("fp32", "int4"):
-        options = ExportOptions(weights=weights)  # type: ignore[arg-type] - both are formats
+        options = ExportOptions(weights=weights, flavour="portable")  # type: ignore[arg-type] - both are formats
         manifest = export_bundle(str(checkpoint), tmp_path / weights, options, CountingProgress())
         assert manifest.parity is not None
         assert manifest.parity.passed
@@ -158,7 +158,7 @@ def test_prefixes_of_training_wrappers(checkpoint: Path, tmp_path: Path, edit: C
     edit_tensors(checkpoint, lambda tensors: {edit(name): value for name, value in tensors.items()})
     warnings: list[str] = []
     manifest = export_bundle(
-        str(checkpoint), tmp_path / "out", ExportOptions(), CountingProgress(), warn=warnings.append
+        str(checkpoint), tmp_path / "out", ExportOptions(flavour="portable"), CountingProgress(), warn=warnings.append
     )
     assert manifest.parity is not None
     assert "training wrapper" in warnings[0]
@@ -229,3 +229,22 @@ def test_weights_that_are_quantized_already(checkpoint: Path, name: str) -> None
     edit_tensors(checkpoint, lambda tensors: tensors | {f"{LAYER}.mlp.up_proj.{name}": SMALL})
     with pytest.raises(UnknownDtype, match=f"quantized already: .*{name}.*unquantized"):
         opened(checkpoint)
+
+
+def test_an_index_tells_already_that_there_is_no_head(make_checkpoint: MakeCheckpoint) -> None:
+    """Like Qwen3-VL-Embedding-8B: untied, without a head; nobody shall download its shards to hear that."""
+    folder = make_checkpoint(max_shard_bytes=200_000)
+    for shard in folder.glob("model-*.safetensors"):
+        shard.unlink()
+    tie(folder, False, None)
+    with pytest.raises(MissingTensor, match=r"no lm_head\.weight.*Qwen3-VL-Embedding"):
+        opened(folder)
+
+
+def test_programs_and_adapters_below_are_named(checkpoint: Path) -> None:
+    (checkpoint / "modeling_mine.py").touch()
+    (checkpoint / "checkpoint-500").mkdir()
+    (checkpoint / "checkpoint-500" / "adapter_config.json").write_text("{}")
+    warnings = opened(checkpoint)[1]
+    assert "not run: modeling_mine.py" in warnings
+    assert "checkpoint-500" in warnings

@@ -27,6 +27,8 @@ JSON_FILES = (
     "video_preprocessor_config.json",
     "tokenizer_config.json",
     "tokenizer.json",
+    "special_tokens_map.json",
+    "processor_config.json",
     "model.safetensors.index.json",
 )
 HUGE = (
@@ -66,6 +68,9 @@ VALUES = st.one_of(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile") / "source"
     write_random_checkpoint(folder, small_config(), max_shard_bytes=1_000_000)
+    (folder / "special_tokens_map.json").write_text('{"eos_token": {"content": "<|im_end|>", "lstrip": false}}')
+    image, video = (json.loads((folder / f"{kind}preprocessor_config.json").read_text()) for kind in ("", "video_"))
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": image, "video_processor": video}))
     return folder
 
 

@@ -9,7 +9,7 @@ from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoP
 from edge_runtime.model.manifest import SpecialTokens, load_manifest
 from edge_runtime.model.prompt import Placeholder, PromptBuilder, TokenGrid
 from edge_runtime.model.template import ChatTemplate
-from edge_runtime.model.tokenizer import Tokenizer
+from edge_runtime.model.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 IMAGE = Placeholder("image", (TokenGrid(2, 3),), ())
@@ -122,6 +122,24 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path: Path) -> None:
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
     words.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(BundleError, match="byte-level BPE only"):
+        Tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_text_that_the_tokenizer_gives_up_on_is_a_bad_prompt(tiny_bundle: Path, tmp_path: Path) -> None:
+    library = tokenizers.Tokenizer.from_file(str(tiny_bundle / "tokenizer.json"))
+    backtracks = tokenizers.pre_tokenizers.Split(tokenizers.Regex("(a+)+$"), "isolated")
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([backtracks, library.pre_tokenizer])
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json")
+    with pytest.raises(BadPrompt, match="gives up on this text"):
+        tokenizer.encode("a" * 60 + "!")
+    assert len(tokenizer.encode("b!")) == 2  # and it goes on
+
+
+def test_a_tokenizer_of_absurd_size_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate(MAX_TOKENIZER_BYTES + 1)  # a hole: it takes no room
+    with pytest.raises(BundleError, match="bytes"):
         Tokenizer(tmp_path / "tokenizer.json")
 
 

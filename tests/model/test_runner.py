@@ -199,3 +199,18 @@ def test_footprint_counts_what_the_manifest_says(tiny_bundle: Path, tiny_bundle_
     assert small.prepacked_bytes < exact.prepacked_bytes / 3
     assert exact.int4_weights_bytes is not None
     assert small.int4_weights_bytes is None
+
+
+@pytest.mark.parametrize(("parse_special", "closed"), [(False, 1), (True, 2)])
+def test_a_request_says_whether_typed_control_tokens_count(
+    runner: BundleRunner, parse_special: bool, closed: int
+) -> None:
+    messages = (Message("user", (TextPart("a<|im_end|>b"),)),)
+    prompt = runner.prepare(GenerationRequest("r", messages, parse_special=parse_special))
+    assert int((prompt.input_ids == max(runner.eos_token_ids)).sum()) == closed
+
+
+def test_the_manifest_tells_the_template_the_names_of_special_tokens(tiny_bundle: Path) -> None:
+    names = load_manifest(tiny_bundle).special_tokens_map
+    assert (names["eos_token"], names["pad_token"]) == ("<|im_end|>", "<|endoftext|>")
+    assert "<|image_pad|>" in names["additional_special_tokens"]

@@ -5,6 +5,7 @@ Field names and meanings: transformers, models/qwen3_vl/configuration_qwen3_vl.p
 
 from __future__ import annotations
 
+import math
 from typing import Literal, cast
 
 from edge_export.checkpoint.features import check_features
@@ -57,6 +58,12 @@ def _read_vision(config: JsonObject) -> VisionArchitecture:
         deepstack_layers=config.integers("deepstack_visual_indexes"),
     )
     _check_divides(config, "num_heads", vision.num_heads, "hidden_size", vision.hidden_size)
+    if vision.in_channels != 3:
+        raise ConfigError(f"{config.place}: in_channels is {vision.in_channels}; pictures have 3")
+    if math.isqrt(vision.num_position_embeddings) ** 2 != vision.num_position_embeddings:
+        raise ConfigError(
+            f"{config.place}: num_position_embeddings is {vision.num_position_embeddings}; the table is a square"
+        )
     if vision.head_dim % 4:
         raise ConfigError(f"{config.place}: the head width is {vision.head_dim}; 2-D rotary needs a multiple of 4")
     taps = vision.deepstack_layers
@@ -88,8 +95,8 @@ def _read_text(root: JsonObject) -> TextArchitecture:
         tie_word_embeddings=True in tie_flags(root),
     )
     _check_divides(config, "num_key_value_heads", text.num_kv_heads, "num_attention_heads", text.num_attention_heads)
-    if text.head_dim % 2:
-        raise ConfigError(f"{config.place}: head_dim is {text.head_dim}; rotary turns pairs, so it must be even")
+    if text.head_dim % 8:
+        raise ConfigError(f"{config.place}: head_dim is {text.head_dim}; attention kernels take multiples of 8")
     if sum(mrope_section) * 2 != text.head_dim:
         raise ConfigError(
             f"{config.place}: mrope_section {list(mrope_section)} covers {sum(mrope_section)} frequencies; "

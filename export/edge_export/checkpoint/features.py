@@ -5,7 +5,6 @@ Fields that change no answer are passed over, and any other that nobody here has
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from edge_export.checkpoint.json_file import JsonObject, short
@@ -79,7 +78,6 @@ _VISION = frozenset(
         *("temporal_patch_size",),
     }
 )
-_NO_VALUES: tuple[object, ...] = (None, False, "", [], {})
 
 
 def check_features(root: JsonObject, warn: Warn) -> None:
@@ -98,7 +96,8 @@ def check_features(root: JsonObject, warn: Warn) -> None:
                 f"{short(text.values.get(field))} in text_config, where transformers reads it; make them agree"
             )
     for place, known in ((root, _TEXT), (text, _TEXT), (vision, _VISION)):
-        _name_unknown(place, known | _HARMLESS, warn)
+        if fields := place.unknown(known | _HARMLESS):
+            warn(f"{place.place}: not read: {fields}")
 
 
 def _check_kind(root: JsonObject, text: JsonObject, vision: JsonObject) -> None:
@@ -167,11 +166,3 @@ def _refuse_windows(place: JsonObject) -> None:
             f"{place.place}: sliding_window is {short(place.values['sliding_window'])}; only full attention can be "
             "exported. If the model was trained without a window, set it to null"
         )
-
-
-def _name_unknown(place: JsonObject, known: Collection[str], warn: Warn) -> None:
-    names = [name for name, value in place.values.items() if name not in known and value not in _NO_VALUES]
-    if names:
-        fields = ", ".join(f"{short(name)[1:-1]} = {short(place.values[name], 30)}" for name in sorted(names)[:8])
-        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-        warn(f"{place.place}: not read: {fields}{more}")

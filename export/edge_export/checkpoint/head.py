@@ -6,8 +6,11 @@ it differs. What was trained is what the file holds.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
+
 from edge_export.checkpoint.json_file import JsonObject
-from edge_export.checkpoint.layouts import EMBEDDING_NAME, HEAD_NAME
+from edge_export.checkpoint.layouts import EMBEDDING_NAME, HEAD_NAME, HEAD_NAMES
 from edge_export.checkpoint.safetensors_file import ITEM_BYTES, TensorEntry, read_values
 from edge_export.checkpoint.shards import Warn
 from edge_export.checkpoint.weights import Weights
@@ -22,15 +25,9 @@ def settle_head(weights: Weights, config: JsonObject, warn: Warn) -> tuple[bool,
     Raises `MissingTensor` where there is no head and the config does not say that it is the embedding.
     """
     said = tie_flags(config)
+    refuse_missing_head(weights.entries, config, weights.shards[0].parent)
     head, embedding = weights.entries.get(HEAD_NAME), weights.entries.get(EMBEDDING_NAME)
     if head is None:
-        if True not in said:
-            raise MissingTensor(
-                f"{weights.shards[0].parent} has no {HEAD_NAME}, and config.json does not say that the embedding is "
-                "the head (tie_word_embeddings). An embedding model, such as Qwen3-VL-Embedding, has no head and "
-                "answers nothing: it cannot be exported. For a model that was trained with a tied head, set "
-                "tie_word_embeddings to true in config.json; else the weights are incomplete: download them again"
-            )
         if False in said:
             warn(
                 f"config.json says both true and false for tie_word_embeddings; there is no {HEAD_NAME}, so the "
@@ -45,6 +42,20 @@ def settle_head(weights: Weights, config: JsonObject, warn: Warn) -> tuple[bool,
             )
         return False, weights
     return True, Weights({name: e for name, e in weights.entries.items() if name != HEAD_NAME}, weights.shards)
+
+
+def refuse_missing_head(names: Collection[str], config: JsonObject, folder: Path) -> None:
+    """Raise `MissingTensor` if `names` are a whole model's without a head, and the config does not say that it is tied.
+
+    The names may be those of an index alone, so that nobody downloads shards in vain.
+    """
+    if names and not any(name in names for name in HEAD_NAMES) and True not in tie_flags(config):
+        raise MissingTensor(
+            f"{folder} has no {HEAD_NAME}, and config.json does not say that the embedding is the head "
+            "(tie_word_embeddings). An embedding model, such as Qwen3-VL-Embedding, has no head and answers nothing: "
+            "it cannot be exported. For a model that was trained with a tied head, set tie_word_embeddings to true in "
+            "config.json; else the weights are incomplete: download them again"
+        )
 
 
 def tie_flags(config: JsonObject) -> set[bool]:

@@ -5,6 +5,7 @@ Numbers are finite and within `MAX_INTEGER` and `MAX_NUMBER`, however they are s
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ MAX_INTEGER = (1 << 31) - 1
 """No size, limit or token id of a model is beyond it, and none overflows in what is computed from it."""
 
 MAX_NUMBER = 1e15
+
+_OFF: tuple[object, ...] = (None, False, "", [], {})
 
 
 class JsonObject:
@@ -80,6 +83,12 @@ class JsonObject:
             raise self._mistyped(field, list(values), "a list of integers")
         return tuple(int(value) for value in values)
 
+    def unknown(self, known: Collection[str]) -> str:
+        """The fields that are not `known` and switch something on, with their values; "" if there are none."""
+        names = sorted(name for name, value in self.values.items() if name not in known and value not in _OFF)
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        return ", ".join(f"{short(name)[1:-1]} = {short(self.values[name], 30)}" for name in names[:8]) + more
+
     def _required(self, field: str) -> Any:
         value = self.values.get(field)
         if value is None:
@@ -108,9 +117,13 @@ def read_json(path: Path) -> JsonObject:
     try:
         if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"{path} is no file of at most {MAX_FILE_BYTES >> 20} MiB; download it again")
-        values = msgspec.json.decode(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:  # msgspec's own errors are ValueErrors
-        raise ConfigError(f"{path} cannot be read as JSON: {error}; download it again") from error
+        raw = path.read_bytes()
+        values = msgspec.json.decode(raw)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
+        literal = next((f" ({word.decode()} is no JSON)" for word in (b"NaN", b"Infinity") if word in raw), "")
+        raise ConfigError(f"{path} cannot be read as JSON: {error}{literal}; download it again") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {type(values).__name__}, not an object; download it again")
     return JsonObject(values, path.name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from edge_export.checkpoint.json_file import JsonObject, read_json, read_json_if_there, short
+from edge_export.checkpoint.shards import Warn
 from edge_export.errors import ConfigError
 from edge_runtime.model.manifest import ImageProcessor, VideoProcessor, VisionArchitecture
 
@@ -36,6 +37,17 @@ WANTED_STEPS = {
 }
 """Steps of preprocessing, as ours are; a file may leave out any, as the classes that read it default to these."""
 
+KNOWN_FIELDS = frozenset(
+    {
+        *("auto_map", "crop_size", "data_format", "default_to_square", "device", "disable_grouping", "do_convert_rgb"),
+        *("feature_extractor_type", "fps", "image_mean", "image_processor_type", "image_std", "input_data_format"),
+        *("max_frames", "max_pixels", "merge_size", "min_frames", "min_pixels", "num_frames", "pad_size", "patch_size"),
+        *("processor_class", "rescale_factor", "return_metadata", "return_tensors", "size", "temporal_patch_size"),
+        *("video_metadata", "video_processor_type", *WANTED_STEPS),
+    }
+)
+"""What is read, or changes no pixel: pictures are always made RGB, and sizes of steps that are off mean nothing."""
+
 MIN_STD, MAX_MEAN = 1e-6, 1e6
 
 VIDEO_FPS = 2.0
@@ -46,11 +58,11 @@ VIDEO_MAX_FRAMES = 768
 MAX_FPS = 1000.0
 
 
-def read_image_processor(folder: Path, vision: VisionArchitecture) -> ImageProcessor:
+def read_image_processor(folder: Path, vision: VisionArchitecture, warn: Warn = lambda _: None) -> ImageProcessor:
     """Limits and normalization of images. Raises `ConfigError` for a missing file or field, or a contradiction."""
 
     def read(config: JsonObject) -> ImageProcessor:
-        _check_steps(config, "image_processor_type", IMAGE_PROCESSORS)
+        _check_steps(config, "image_processor_type", IMAGE_PROCESSORS, warn)
         _check_patches(config, vision)
         min_pixels, max_pixels = _pixel_limits(config, vision)
         mean, std = _normalization(config)
@@ -59,11 +71,12 @@ def read_image_processor(folder: Path, vision: VisionArchitecture) -> ImageProce
     return _read_either(folder, "preprocessor_config.json", "image_processor", read)
 
 
-def read_video_processor(folder: Path, vision: VisionArchitecture) -> VideoProcessor:
+def read_video_processor(folder: Path, vision: VisionArchitecture, warn: Warn = lambda _: None) -> VideoProcessor:
     """Limits and normalization of videos. Raises `ConfigError` for a missing file or field, or a contradiction."""
 
     def read(config: JsonObject) -> VideoProcessor:
-        _check_steps(config, "video_processor_type", VIDEO_PROCESSORS)
+        _check_steps(config, "video_processor_type", VIDEO_PROCESSORS, warn)
+        _check_limits_agree(config)
         _check_patches(config, vision)
         min_pixels, max_pixels = _pixel_limits(config, vision)
         mean, std = _normalization(config)
@@ -95,7 +108,7 @@ def _read_either(folder: Path, name: str, nested_name: str, read: Callable[[Json
     return processor
 
 
-def _check_steps(config: JsonObject, kind: str, known: tuple[str, ...]) -> None:
+def _check_steps(config: JsonObject, kind: str, known: tuple[str, ...], warn: Warn) -> None:
     for field in (kind, "feature_extractor_type"):
         if field in config and config.string(field) not in known:
             raise ConfigError(
@@ -109,6 +122,19 @@ def _check_steps(config: JsonObject, kind: str, known: tuple[str, ...]) -> None:
             raise ConfigError(
                 f"{config.place}: {field} is {short(config.values[field])}; the runtime always has {wanted[0]}; "
                 "set it so if the model was trained that way"
+            )
+    if fields := config.unknown(KNOWN_FIELDS):
+        warn(f"{config.place}: not read: {fields}")
+
+
+def _check_limits_agree(config: JsonObject) -> None:
+    """transformers' video processor reads `size` alone, so the older fields may not say something else."""
+    size = config.child("size") if "size" in config else JsonObject({}, config.place)
+    for old, new in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+        if old in config and new in size and config.values[old] != size.values[new]:
+            raise ConfigError(
+                f"{config.place}: {old} is {short(config.values[old])} and size.{new} {short(size.values[new])}, which "
+                "mean the same; make them agree"
             )
 
 
@@ -129,6 +155,8 @@ def _frames(config: JsonObject) -> tuple[float, int, int]:
 
 def _pixel_limits(config: JsonObject, vision: VisionArchitecture) -> tuple[int, int]:
     size = config.child("size") if "size" in config else JsonObject({}, config.place)
+    if fields := size.unknown(("shortest_edge", "longest_edge", "min_pixels", "max_pixels")):
+        raise ConfigError(f"{config.place}: size has {fields}; Qwen3-VL has shortest_edge and longest_edge alone")
     low = config.integer("min_pixels") if "min_pixels" in config else size.integer("shortest_edge")
     high = config.integer("max_pixels") if "max_pixels" in config else size.integer("longest_edge")
     if low > high:

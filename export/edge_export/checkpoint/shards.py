@@ -62,12 +62,32 @@ def read_shards(folder: Path, warn: Warn) -> tuple[dict[str, TensorEntry], tuple
     return entries, shards
 
 
+def indexed_names(folder: Path) -> tuple[str, ...]:
+    """The tensors that the index of `folder` lists, whether or not its shards are there; none where none is read."""
+    single, index = folder / SINGLE_NAME, folder / INDEX_NAME
+    if single.is_file() or not index.is_file():
+        return ()
+    weight_map = read_json(index).values.get("weight_map")
+    return tuple(weight_map) if isinstance(weight_map, dict) else ()
+
+
+def name_code(folder: Path, warn: Warn) -> None:
+    """Name programs, and adapters in folders below, that lie in a checkpoint and are not run, or read."""
+    if code := sorted(path.name for path in folder.glob("*.py")):
+        warn(f"not run: {', '.join(code[:4])}; if one of these changes the model, the bundle is not what was trained")
+    if adapters := sorted(path.parent.name for path in folder.glob("*/adapter_config.json")):
+        warn(
+            f"not read: the adapters in {', '.join(adapters[:4])}; if they are not merged into the weights, merge them"
+        )
+
+
 def refuse_adapter_files(folder: Path) -> None:
     """Raise `UnmergedAdapter` if an adapter lies in `folder`, alone or beside full weights."""
     names = sorted(
         path.name
         for path in folder.iterdir()
-        if path.name == "adapter_config.json" or (_ADAPTER.search(path.stem) and path.suffix in _WEIGHT_SUFFIXES)
+        if path.name.startswith(("adapter_config.", "adapter_model."))
+        or (_ADAPTER.search(path.stem) and path.suffix in _WEIGHT_SUFFIXES)
     )
     if not names:
         return

@@ -73,6 +73,6 @@ def _token_ids(folder: Path) -> tuple[dict[str, int], int]:
         ids = {token.content: token.id for token in added}
         if "" in ids or len(set(ids.values())) < len(added):
             raise ValueError("an added token is empty, is there twice, or shares its id")
-        return ids, max(int(of_vocab), *ids.values())
+        return ids, max([int(of_vocab), *ids.values()])
     except (ConfigError, msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
         raise TokenizerError(f"{folder / 'tokenizer.json'} is damaged ({error}); download it again") from error

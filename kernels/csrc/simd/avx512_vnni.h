@@ -109,8 +109,12 @@ struct Avx512Vnni {
   // _mm512_dpbusd_epi32, as assembly: around the intrinsic GCC 12 copies every accumulator of a tile to another
   // register and to the stack at each step.
   static __m512i multiply_add(__m512i sum, __m512i w, __m512i x) {
+#ifdef __AVX512VNNI__
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
     return sum;
+#else  // the tests, emulated
+    return _mm512_dpbusd_epi32(sum, w, x);
+#endif
   }
   static __m512 unpack_low_pairs(__m512 a, __m512 b) {
     return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
