@@ -52,7 +52,7 @@ def logits_after_prompt(runner: BundleRunner, chunk: int) -> NDArray[np.float32]
         (logits,) = runner.forward([Step(prompt, ids, lease, is_last, cancel)])
         assert (logits is not None) == is_last
     lease.free()
-    assert prompt.features == [None]  # handed back once in the cache
+    assert prompt.media.features == [None]  # handed back once in the cache
     assert logits is not None
     return logits
 
@@ -87,7 +87,7 @@ def test_image_changes_the_logits(runner: BundleRunner) -> None:
     prompt = runner.prepare(REQUEST)
     assert (prompt.image_tokens, prompt.pending_media) == (int((prompt.input_ids == 972).sum()), 1)
     runner.encode_next(prompt, CancelToken())
-    features = prompt.features[0]
+    features = prompt.media.features[0]
     assert features is not None
     assert features.embeds.shape == (prompt.image_tokens, 64)
     assert features.deepstack.shape == (3, prompt.image_tokens, 64)
