@@ -69,7 +69,8 @@ def _table(report: BenchmarkReport) -> Table:
         low, high = min(row.samples), max(row.samples)
         spread = f"{_value(low, row)} - {_value(high, row)}" if len(row.samples) > 1 else ""
         share = "" if row.of_peak is None else f"{row.of_peak:.0%} {row.peak}"
-        table.add_row(row.name, f"{_value(row.value, row)} {_unit(row)}", spread, share)
+        unit = "" if row.unit == "bytes" else f" {row.unit}"
+        table.add_row(row.name, f"{_value(row.value, row)}{unit}", spread, share)
     return table
 
 
@@ -85,9 +86,7 @@ def _machine(report: BenchmarkReport) -> list[str]:
 
 def _value(value: float, row: Measurement) -> str:
     if row.unit == "bytes":
-        return f"{value / 1e9:.2f}"
+        from edge_runtime.devices.memory import format_bytes  # noqa: PLC0415
+
+        return format_bytes(value)
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _unit(row: Measurement) -> str:
-    return "GB" if row.unit == "bytes" else row.unit

@@ -148,7 +148,7 @@ class Change:
     request: MemoryRequest
 
 
-def format_bytes(num_bytes: int) -> str:
+def format_bytes(num_bytes: float) -> str:
     """A size for people: MiB below one GiB, else GiB."""
     mib = num_bytes / 2**20
     return f"{mib:.0f} MiB" if abs(mib) < 1024 else f"{mib / 1024:.2f} GiB"

@@ -132,14 +132,16 @@ class DecodeLane:
             log.warning("%s", error)
 
     def _work(self, job: PendingPixels) -> ResizedPictures:
-        done: list[Decoded] = []
-        for index, frame in enumerate(job.frames):
-            with naming_frame(index):
-                done.append(self._picture(job, frame))
+        done: dict[int, Decoded] = {}
+        frames = job.frames
+        for index, frame in enumerate(frames):
+            if id(frame) not in done:
+                with naming_frame(index):
+                    done[id(frame)] = self._picture(job, frame)
         return ResizedPictures(
-            tuple(picture.pixels for picture in done),
-            decode_ms=sum(picture.decode_ms for picture in done),
-            resize_ms=sum(picture.resize_ms for picture in done),
+            tuple(done[id(frame)].pixels for frame in frames),
+            decode_ms=sum(picture.decode_ms for picture in done.values()),
+            resize_ms=sum(picture.resize_ms for picture in done.values()),
         )
 
     def _picture(self, job: PendingPixels, frame: bytes | Pixels) -> Decoded:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -21,12 +20,12 @@ import numpy as np
 from edge_runtime.errors import BadImage, EdgeError, InternalError, Overloaded
 from edge_runtime.vision.headers import ImageLimits
 from edge_runtime.vision.image import Pixels
+from edge_runtime.vision.pictures import SHORTAGES
 
 WALL_SECONDS = 60.0
 """How long one picture may take on a machine that has no time for it; processor time is limited by the process."""
 EX_TEMPFAIL = 75
 _PIPE_BYTES = 1 << 20
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
 
@@ -45,7 +44,8 @@ class DecodeProcess:
 
     def __init__(self) -> None:
         """Start it; it is ready when it is. Raises `Overloaded` where the system has no room for a process."""
-        paths = [str(Path(path or ".").resolve()) for path in sys.path]
+        # Last the folder of this package: an editable install finds it by a hook that the process does without.
+        paths = [*(str(Path(path or ".").resolve()) for path in sys.path), str(Path(__file__).resolve().parents[2])]
         code = f"import sys; sys.path[:] = {paths!r}; from edge_runtime.vision.decode_worker import main; main()"
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         try:
@@ -58,7 +58,7 @@ class DecodeProcess:
                 start_new_session=True,  # an interrupt from the keyboard is the owner's to handle
             )
         except OSError as error:
-            if error.errno in _SHORTAGES:
+            if error.errno in SHORTAGES:
                 raise Overloaded(
                     f"no process to decode pictures can be started now: {error.strerror}; try again later"
                 ) from error

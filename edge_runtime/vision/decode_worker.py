@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-from edge_runtime.errors import BadImage
+from edge_runtime.errors import BadImage, Overloaded
 from edge_runtime.vision.headers import ImageLimits
 from edge_runtime.vision.pictures import decode_picture, resized
 
@@ -71,7 +71,7 @@ def _answer(data: bytes, request: dict[str, Any], base: int) -> tuple[dict[str, 
         pixels = resized(picture, *size).tobytes()
     except BadImage as error:
         return {"error": str(error)}, b""
-    except MemoryError:
+    except (MemoryError, Overloaded):  # the limit of this process
         return {"error": "the image does not fit memory when decoded; send it smaller"}, b""
     finally:
         _set_soft(resource.RLIMIT_AS, resource.RLIM_INFINITY)

@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.vision.decode_lane import DecodeLane, is_small
-from edge_runtime.vision.image import ImageLimits, Pixels, check_array, encoded, image_size
+from edge_runtime.vision.image import ImageLimits, Pixels, check_array, encoded, image_size, shortages
 from edge_runtime.vision.pending import BadFrame, PendingPixels, ResizedPictures, naming_frame
 
 __all__ = ["BadFrame", "PendingPixels", "PictureDecoder", "ResizedPictures"]
@@ -44,7 +44,7 @@ class PictureDecoder:
             if cancel is not None:
                 cancel.raise_if_cancelled()
             if id(frame) not in known:
-                with naming_frame(index):
+                with naming_frame(index), shortages():
                     known[id(frame)] = image_size(frame, self._limits)
         return [known[id(frame)] for frame in frames]
 

@@ -6,16 +6,28 @@ The rules are those of `headers` and `pictures`; this file puts arrays around th
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, JpegImagePlugin
 
-from edge_runtime.errors import BadImage
+from edge_runtime.errors import BadImage, Overloaded
 from edge_runtime.vision.headers import FORMATS, ImageLimits, check_size, read_header
 from edge_runtime.vision.pictures import decode_picture, refusals, to_rgb, upright
 
-__all__ = ["FORMATS", "ImageLimits", "Pixels", "check_array", "decode_image", "encoded", "image_size", "pil_pixels"]
+__all__ = [
+    "FORMATS",
+    "ImageLimits",
+    "Pixels",
+    "check_array",
+    "decode_image",
+    "encoded",
+    "image_size",
+    "pil_pixels",
+    "shortages",
+]
 
 Pixels = NDArray[np.uint8]
 """uint8 [height, width, 3] RGB."""
@@ -36,12 +48,13 @@ def decode_image(data: bytes | Pixels, limits: ImageLimits) -> Pixels:
     """The pixels of an encoded image, or a checked array as it is: uint8 [height, width, 3] RGB.
 
     In this process: what comes from strangers goes to `PictureDecoder`. Raises `BadImage` as `image_size` does, and
-    for data that is truncated or damaged.
+    for data that is truncated or damaged; `Overloaded` where this machine has no memory or descriptors left.
     """
     if isinstance(data, np.ndarray):
         check_array(data, limits)
         return data
-    return np.asarray(decode_picture(encoded(data), limits))
+    with shortages():
+        return np.asarray(decode_picture(encoded(data), limits))
 
 
 def pil_pixels(image: Image.Image, limits: ImageLimits | None = None) -> Pixels:
@@ -51,7 +64,7 @@ def pil_pixels(image: Image.Image, limits: ImageLimits | None = None) -> Pixels:
     """
     limits = limits or ImageLimits()
     check_size(image.height, image.width, limits)
-    with refusals(f"the {image.format or 'PIL'} image"):
+    with shortages(), refusals(f"the {image.format or 'PIL'} image"):
         try:
             image.load()
         except OSError:
@@ -61,6 +74,15 @@ def pil_pixels(image: Image.Image, limits: ImageLimits | None = None) -> Pixels:
             source.seek(0)
             return decode_image(source.read(), limits)
         return np.asarray(upright(to_rgb(image), _orientation(image)))
+
+
+@contextmanager
+def shortages() -> Iterator[None]:
+    """No memory for a picture that the limits admit says nothing of the picture: `Overloaded`, which is retryable."""
+    try:
+        yield
+    except MemoryError as error:
+        raise Overloaded("no memory for the pixels of an image now; try again later, or send it smaller") from error
 
 
 def encoded(data: object) -> bytes:

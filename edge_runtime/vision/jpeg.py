@@ -29,6 +29,8 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _END = b"\xff\xd9"
 _NONSENSE = bytes(range(0xB5, 0x17, -2)) * 16
 """Begins with a one, where libjpeg makes up zeros: a single missing bit is noticed."""
+_ADOBE_BYTES = 14
+"""The least that decoders take for an Adobe segment, its length included."""
 _ROWS = 256
 
 
@@ -104,15 +106,16 @@ def load_jpeg(data: bytes, scale: int = 1) -> Image.Image:
     except OSError:
         return _mended(data, found, scale)
     # What libjpeg puts where nothing came is a flat middle grey, and the corner is the first to miss.
-    return _mended(data, found, scale) if _ends_in_grey(image) else image
+    is_doubtful = _ends_in_grey(image) or (found.progressive and not found.is_complete)
+    return _mended(data, found, scale) if is_doubtful else image
 
 
 def _mended(data: bytes, found: Outline, scale: int) -> Image.Image:
     """The picture with an end marker of ours. Raises `OSError` unless all of it is there."""
     scans = data[: found.end] if found.closed else _without_padding(data[: found.end])
-    if not found.is_complete:
+    if not (found.closed or found.is_complete):
         raise OSError("it ends before all of its scans have begun")
-    if found.refines and not found.closed:  # all pixels are there; some lack the last bit of sharpness
+    if found.refines and found.is_complete:  # all pixels are there; some lack the last bit of sharpness
         return _decoded(scans + _END, scale)
     wanted = _digest(_decoded(scans + _NONSENSE + _END, scale))
     image = _decoded(scans + _END, scale)
@@ -159,6 +162,7 @@ def without_metadata(data: bytes) -> bytes:
         if marker in (_SOS, _EOI, _TEM, _SOI):
             return b"".join(kept) + data[match.start() :]
         position = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
-        if marker in (0xE0, 0xEE) or not 0xE0 <= marker <= 0xFE:  # JFIF and Adobe tell the colours
+        is_metadata = 0xE0 <= marker <= 0xFE and marker not in (0xE0, 0xEE)  # JFIF and Adobe tell the colours
+        if not (is_metadata or (marker == 0xEE and position - match.end() < _ADOBE_BYTES)):
             kept.append(data[match.start() : position])
     return data

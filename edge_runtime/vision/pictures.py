@@ -8,6 +8,7 @@ frame is used. Decision 52 says what is read of damaged files.
 
 from __future__ import annotations
 
+import errno
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from io import BytesIO
 
 from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, PngImagePlugin, WebPImagePlugin
 
-from edge_runtime.errors import BadImage
+from edge_runtime.errors import BadImage, EdgeError, Overloaded
 from edge_runtime.vision.headers import PNG_SIGNATURE, Header, ImageLimits, png_chunks, read_header, too_large
 from edge_runtime.vision.jpeg import load_jpeg, outline
 
@@ -35,6 +36,8 @@ _OPENERS: dict[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "GIF": GifImagePlugin.GifImageFile,
 }
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""Errors of a system that has run short of something, which says nothing of the picture."""
 _WHITE = (255, 255, 255)
 _ROWS = 256
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
@@ -77,16 +80,14 @@ def resized(image: Image.Image, height: int, width: int) -> Image.Image:
 
 @contextmanager
 def refusals(what: str) -> Iterator[None]:
-    """Whatever a decoder raises on damaged data becomes `BadImage`."""
+    """Whatever a decoder raises on damaged data becomes `BadImage`; what is not the picture's fault is `Overloaded`."""
     try:
         yield
-    except BadImage:
+    except (EdgeError, MemoryError):
         raise
-    except (Image.DecompressionBombError, MemoryError) as error:
-        raise BadImage(
-            f"{what} does not fit memory when decoded: {str(error) or 'out of memory'}; send it smaller"
-        ) from error
     except Exception as error:  # Pillow's decoders are written in many hands, and raise as many types
+        if isinstance(error, OSError) and error.errno in SHORTAGES:
+            raise Overloaded(f"{what} cannot be decoded now: {error.strerror}; try again later") from error
         raise BadImage(
             f"{what} is damaged or cut short: {str(error) or type(error).__name__}; send the whole file"
         ) from error
@@ -189,6 +190,8 @@ def _mended(data: bytes, header: Header) -> bytes:
         if kind not in _PNG_KEPT:
             continue
         body, checksum = data[start : start + length], data[start + length : start + length + 4]
+        if kind == b"tRNS" and (not body or checksum != struct.pack(">I", zlib.crc32(kind + body))):
+            continue
         if len(checksum) < 4:  # the file ends here; whether enough of the pixels is there is the decoder's to say
             checksum = struct.pack(">I", zlib.crc32(kind + body))
         parts.append(struct.pack(">I", len(body)) + kind + body + checksum)

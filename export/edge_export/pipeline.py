@@ -97,7 +97,7 @@ def export_bundle(
     if options.gate and not can_run:
         raise OptionError("--gate needs our kernels to run a bundle of flavour edge; install them, or leave it out")
     needed_bytes = bundle_bytes(checkpoint.weights, scheme, tied=checkpoint.architecture.text.tie_word_embeddings)
-    try_words(checkpoint)
+    try_words(checkpoint, warn)
     with BundleWriter(out, force=options.force, needed_bytes=needed_bytes) as bundle:
         copy_text_files(bundle, checkpoint, warn)
         vision_errors = write_vision(bundle, checkpoint, scheme, FLAVOURS[flavour], progress)

@@ -142,6 +142,8 @@ def test_command_prints_a_table_or_json(
     assert table.exit_code == 0, table.output
     assert "decode at 60 tokens" in table.stdout
     assert "this machine on" in table.stdout
+    (memory,) = (line for line in table.stdout.splitlines() if "peak memory" in line)
+    assert memory.split()[-1] in {"MiB", "GiB"}  # as the plan, inspect and the export have it
     answer = CliRunner().invoke(app, ["bench", str(tiny_bundle), "--repeats", "1", "--json"])
     parsed = json.loads(answer.stdout)
     assert parsed["flavour"] == "portable"

@@ -19,7 +19,7 @@ from PIL import Image
 from edge_runtime.errors import BadImage, Cancelled, EdgeError, Overloaded
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.vision import decode_lane, decode_process
-from edge_runtime.vision.decoding import BadFrame, PictureDecoder
+from edge_runtime.vision.decoding import BadFrame, PendingPixels, PictureDecoder
 from edge_runtime.vision.image import ImageLimits, decode_image
 from edge_runtime.vision.resize import resize_image
 
@@ -63,6 +63,17 @@ def process_id(decoder: PictureDecoder) -> int:
     return process.pid
 
 
+def process_at_work(decoder: PictureDecoder, job: PendingPixels) -> int:
+    """The id of the process once it has `job`."""
+    lane = decoder._files
+    while not job.done():
+        with lane._changed:
+            if lane._current is job and lane._process is not None and not lane._is_killed:
+                return lane._process.pid
+        threading.Event().wait(0.001)
+    raise AssertionError("the job ended before it could be disturbed")
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
 def test_pixels_are_those_of_this_process(decoder: PictureDecoder, file_format: str) -> None:
     data = encoded(SCENE, file_format)
@@ -84,6 +95,28 @@ def test_large_arrays_are_resized_by_the_process(decoder: PictureDecoder, monkey
     done = decoder.start([turned], 32, 64).result(WAIT_S)
     np.testing.assert_array_equal(done.frames[0], resize_image(np.ascontiguousarray(turned), 32, 64))
     assert process_id(decoder)
+
+
+def test_a_frame_that_comes_twice_is_decoded_once(decoder: PictureDecoder) -> None:
+    data = encoded(SCENE)
+    first, second = decoder.start([data, data], 32, 32).result(WAIT_S).frames
+    assert first is second
+
+
+def test_cancels_and_crashes_leave_nothing_behind(decoder: PictureDecoder, slow: bytes) -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
+
+    decoder.start([encoded(SCENE)], 32, 32).result(WAIT_S)
+    before = descriptors(), threading.active_count()
+    for _ in range(5):
+        decoder.start([slow], 32, 32).cancel()
+        job = decoder.start([slow], 32, 32)
+        os.kill(process_at_work(decoder, job), signal.SIGSEGV)
+        with pytest.raises(EdgeError):
+            job.result(WAIT_S)
+        decoder.start([encoded(SCENE)], 32, 32).result(WAIT_S)
+    assert (descriptors(), threading.active_count()) == before
 
 
 def test_jobs_end_in_their_order(decoder: PictureDecoder) -> None:
@@ -113,8 +146,7 @@ def test_cancel_ends_a_decode_in_progress_and_only_that(decoder: PictureDecoder,
     decoder.start([encoded(SCENE)], 32, 32).result(WAIT_S)
     before = process_id(decoder)
     job, behind = decoder.start([slow], 32, 32), decoder.start([encoded(SCENE)], 32, 32)
-    while decoder._files._current is not job:
-        threading.Event().wait(0.001)
+    process_at_work(decoder, job)
     job.cancel()
     with pytest.raises(Cancelled):
         job.result(0)
@@ -146,7 +178,7 @@ def test_sizes_do_not_wait_for_a_decode_and_can_be_cancelled(decoder: PictureDec
 def test_a_process_killed_by_the_system_is_our_shortage(decoder: PictureDecoder, slow: bytes) -> None:
     decoder.start([encoded(SCENE)], 32, 32).result(WAIT_S)
     job = decoder.start([slow], 32, 32)
-    os.kill(process_id(decoder), signal.SIGKILL)
+    os.kill(process_at_work(decoder, job), signal.SIGKILL)
     with pytest.raises(Overloaded):
         job.result(WAIT_S)
     assert decoder.start([encoded(SCENE)], 32, 32).result(WAIT_S).frames[0].shape == (32, 32, 3)
@@ -158,7 +190,7 @@ def test_a_picture_that_ends_the_process_is_to_blame(
 ) -> None:
     decoder.start([encoded(SCENE)], 32, 32).result(WAIT_S)
     job = decoder.start([slow], 32, 32)
-    os.kill(process_id(decoder), number)
+    os.kill(process_at_work(decoder, job), number)
     with pytest.raises(kind):
         job.result(WAIT_S)
 

@@ -1,5 +1,6 @@
 """What a picture looks like to a person is what the model sees: transparency, cut files, odd depths."""
 
+import errno
 import struct
 import zlib
 from io import BytesIO
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_runtime.errors import BadImage
+from edge_runtime.errors import BadImage, Overloaded
 from edge_runtime.vision.image import ImageLimits, decode_image, image_size, pil_pixels
 
 LIMITS = ImageLimits()
@@ -249,3 +250,45 @@ def test_what_takes_more_memory_than_planned_is_refused_by_name() -> None:
     data = encoded(SCENE.convert("RGBA"))
     with pytest.raises(BadImage, match="320x240 PNG image takes 2 MiB to decode"):
         decode_image(data, ImageLimits(max_decode_bytes=400_000))
+
+
+@pytest.mark.parametrize("part", [0.25, 0.5, 0.75])
+def test_progressive_jpeg_that_somebody_closed_too_early_is_refused(part: float) -> None:
+    whole = jpeg("progressive")
+    with pytest.raises(BadImage):
+        decode_image(whole[: int(len(whole) * part)] + b"\xff\xd9", LIMITS)
+
+
+def test_progressive_jpeg_made_of_fewer_scans_is_shown() -> None:
+    whole = jpeg("progressive")
+    shorter = whole[: whole.rindex(b"\xff\xc4", 0, whole.rindex(b"\xff\xda"))] + b"\xff\xd9"
+    assert decode_image(shorter, LIMITS).shape == (240, 320, 3)
+
+
+def test_our_own_shortages_are_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_runtime.vision import pictures
+
+    data = encoded(SCENE)
+    for error in (OSError(errno.EMFILE, "Too many open files"), MemoryError()):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(pictures, "to_rgb", fail)
+        with pytest.raises(Overloaded):
+            decode_image(data, LIMITS)
+
+
+def test_segments_that_are_damaged_but_not_needed_are_passed_over() -> None:
+    whole = jpeg("baseline")
+    wanted = decode_image(whole, LIMITS)
+    blocks = {
+        0xE1: b"Exif\0\0MM\0*\xff\xff\xff\xffabcd",
+        0xE2: b"ICC_PROFILE\0\x05\x01xx",
+        0xED: b"Photoshop 3.0\0" + b"8BIM\xff\xff",
+        0xEE: b"Adobe\0",
+        0xFE: b"",
+    }
+    for marker, block in blocks.items():
+        segment = bytes((0xFF, marker)) + struct.pack(">H", 2 + len(block)) + block
+        np.testing.assert_array_equal(decode_image(whole[:2] + segment + whole[2:], LIMITS), wanted)
