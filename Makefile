@@ -4,6 +4,8 @@
 PYTHON ?= python3
 PIP_FLAGS := --quiet --no-input --disable-pip-version-check
 PYTEST_FLAGS ?=
+# pip builds the kernels with make where there is no ninja, and make takes one core unless told otherwise.
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 
 VENV := .venv
 PARITY_VENV := .venv-parity

@@ -1,46 +1,42 @@
 """The real `ModelRunner`: a bundle's prompt builder, vision encoder and decoder, joined. Knows no queue, no sampling.
 
-A prompt is prepared from headers alone; its images are decoded beside everything else, one ahead of the vision encoder,
-which takes them in parts; a forward run takes rows of text and image features for its tokens, and hands their memory
-back once they are in the KV cache.
+A prompt is prepared from headers alone, its images become features in `media.py`; a forward run takes rows of text and
+image features for its tokens, and hands their memory back once they are in the KV cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from time import perf_counter
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.devices.profile import KVDtype
+from edge_runtime.engine.media import MediaEncoder, PromptMedia
 from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.rescoring import Rescorer
-from edge_runtime.errors import BadImage, EdgeError, InternalError
+from edge_runtime.errors import InternalError
 from edge_runtime.model.bundle import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, Bundle
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.contract import check_contract, vision_contract
-from edge_runtime.model.conversation import ImagePart, Message, media_parts
 from edge_runtime.model.decoder import Decoder, DecoderInputs, DecoderStep, PortableDecoder
 from edge_runtime.model.embeddings import TokenEmbeddings
 from edge_runtime.model.kv_cache import KVCache
 from edge_runtime.model.manifest import decoder_graph_name
 from edge_runtime.model.positions import RotaryTables, prompt_positions
-from edge_runtime.model.prompt import PromptBuilder, VisionSpan, refuse_overflow
+from edge_runtime.model.prompt import PromptBuilder, VisionSpan
 from edge_runtime.model.ragged_decoder import RaggedDecoder
 from edge_runtime.model.session import Graph, SessionSettings
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
-from edge_runtime.vision.decoding import BadFrame, PendingPixels, PictureDecoder
-from edge_runtime.vision.encoder import MAX_PAIRS, Encoding, VisionEncoder, VisionFeatures
-from edge_runtime.vision.image import ImageLimits, Pixels
-from edge_runtime.vision.patchify import patchify
-from edge_runtime.vision.plan import MediaPlan, MediaPlanner, VisionRun
+from edge_runtime.vision.decoding import PictureDecoder
+from edge_runtime.vision.encoder import MAX_PAIRS, VisionEncoder
+from edge_runtime.vision.image import ImageLimits
+from edge_runtime.vision.plan import MediaPlanner
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +59,7 @@ class RunnerSettings:
 
 @dataclass(slots=True, eq=False)
 class BundlePrompt:
-    """A prepared prompt. `features[i]` belongs to `spans[i]`, and is None once its tokens are in the cache."""
+    """A prepared prompt. `media.features[i]` belongs to `spans[i]`."""
 
     input_ids: NDArray[np.int64]
     spans: tuple[VisionSpan, ...]
@@ -71,13 +67,7 @@ class BundlePrompt:
     """[3, T]"""
     rope_delta: int
     starts_in_reasoning: bool
-    runs: list[VisionRun]
-    """Vision runs still to do, in prompt order."""
-    pixels: PendingPixels | None = None
-    """The frames of the first of them that is not being encoded, on their way through the decoder."""
-    encoding: Encoding | None = None
-    """The first of them, once its pixels are there."""
-    features: list[VisionFeatures | None] = field(default_factory=list)
+    media: PromptMedia
 
     @property
     def image_tokens(self) -> int:
@@ -87,17 +77,17 @@ class BundlePrompt:
     @property
     def pending_media(self) -> int:
         """Vision runs still to do."""
-        return len(self.runs)
+        return len(self.media.runs)
 
     @property
     def media_ready(self) -> bool:
         """Whether the next run has its pixels."""
-        return self.encoding is not None or self.pixels is None or self.pixels.done()
+        return self.media.ready
 
     @property
     def media_begun(self) -> bool:
         """Whether the encoder is in the middle of the next run."""
-        return self.encoding is not None
+        return self.media.encoding is not None
 
 
 class BundleRunner:
@@ -108,8 +98,6 @@ class BundleRunner:
         manifest = bundle.manifest
         self._architecture = manifest.architecture
         self._special = manifest.special_tokens
-        self._pictures = PictureDecoder(settings.image_limits)
-        self._kernels = settings.kernels
         self._max_context = min(settings.max_context, manifest.architecture.text.max_position_embeddings)
         self._embeddings = TokenEmbeddings(bundle.path, manifest)
         # ONNX Runtime loads without the GIL, which the tokenizer holds: all at once is as fast as the slowest.
@@ -119,13 +107,9 @@ class BundleRunner:
             self._tokenizer = Tokenizer(bundle.file(TOKENIZER))
             template = ChatTemplate(bundle.file(CHAT_TEMPLATE), manifest.special_tokens_map)
         self._prompts = PromptBuilder(self._tokenizer, template, manifest.special_tokens)
-        self._media = MediaPlanner(manifest, settings.image_limits, settings.max_pixels)
         self._rotary = RotaryTables(manifest.architecture.text)
-        self._encoder = VisionEncoder(
-            vision_graph.result(), manifest.architecture.vision, max_pairs=MAX_PAIRS[manifest.flavour]
-        )
+        self._media = _media_encoder(bundle, settings, vision_graph.result())
         self._decoder = decoder.result()
-        self._pictures.warm()  # now, when the cores are free, and not when the first picture waits for it
 
     @property
     def kv_cache(self) -> KVCache:
@@ -153,7 +137,7 @@ class BundleRunner:
 
         Raises `BadImage`, `BadPrompt`, `BadParameter`, `ContextOverflow` for what cannot fit by far, or `Cancelled`.
         """
-        plans = self._plan_media(request.messages, cancel or CancelToken())
+        plans = self._media.plan(request.messages, self._max_context, cancel or CancelToken())
         placeholders = [plan.placeholder for plan in plans]
         prompt = self._prompts.build(
             request.messages,
@@ -169,90 +153,28 @@ class BundleRunner:
             position_ids=position_ids,
             rope_delta=rope_delta,
             starts_in_reasoning=prompt.starts_in_reasoning,
-            runs=[run for plan in plans for run in plan.runs],
+            media=PromptMedia([run for plan in plans for run in plan.runs]),
         )
 
     def starts_in_reasoning(self, prompt: BundlePrompt) -> bool:
         """Whether the prompt ends inside an open `<think>`."""
         return prompt.starts_in_reasoning
 
-    def _plan_media(self, messages: tuple[Message, ...], cancel: CancelToken) -> list[MediaPlan]:
-        """The vision runs of all images and videos; each picture's header is read once, however many parts have it."""
-        media = list(media_parts(messages))
-        places: dict[int, str] = {}
-        pictures: dict[int, bytes | Pixels] = {}
-        for place, part in media:
-            frames = (part.data,) if isinstance(part, ImagePart) else part.frames
-            for number, frame in enumerate(frames, 1):
-                pictures.setdefault(id(frame), frame)
-                places.setdefault(id(frame), place if isinstance(part, ImagePart) else f"{place}, frame {number}")
-        try:
-            sizes = dict(zip(pictures, self._pictures.sizes(list(pictures.values()), cancel), strict=True))
-        except BadFrame as error:
-            raise BadImage(f"{list(places.values())[error.index]}: {error}") from error
-        plans, num_tokens = [], 0
-        for place, part in media:
-            cancel.raise_if_cancelled()
-            with _named(place):
-                plans.append(self._media.plan(part, place, lambda frame: sizes[id(frame)]))
-            num_tokens += plans[-1].placeholder.num_tokens
-            refuse_overflow(num_tokens, "images and videos", self._max_context)  # however many more there are
-        return plans
-
     def start_media(self, prompt: BundlePrompt) -> None:
         """Begin to decode the first image or frame pair of `prompt`."""
-        self._decode(prompt, prompt.runs[0])
+        self._media.start(prompt.media)
 
     def wait_for_media(self, prompt: BundlePrompt, timeout_s: float) -> None:
         """Wait until the pixels of the next run are there, or the time has passed."""
-        if prompt.pixels is not None:
-            with suppress(EdgeError):  # what went wrong is for `encode_next` to say
-                prompt.pixels.result(timeout_s)
+        self._media.wait(prompt.media, timeout_s)
 
     def encode_next(self, prompt: BundlePrompt, cancel: CancelToken) -> MediaTimings:
-        """Encode a part of the next image or frame pair of `prompt`, first waiting for its pixels.
-
-        Raises `BadImage` or `Cancelled`.
-        """
-        cancel.raise_if_cancelled()
-        decode_ms = resize_ms = 0.0
-        if prompt.encoding is None:
-            decode_ms, resize_ms = self._begin_encoding(prompt)
-        assert prompt.encoding is not None
-        started = perf_counter()
-        if prompt.encoding.advance(cancel):
-            prompt.features.append(prompt.encoding.features)
-            prompt.encoding = None
-            prompt.runs.pop(0)
-        return MediaTimings(decode_ms, resize_ms, vision_ms=(perf_counter() - started) * 1e3)
+        """Encode a part of the next image or frame pair of `prompt`. Raises as `MediaEncoder.advance`."""
+        return self._media.advance(prompt.media, cancel)
 
     def release(self, prompt: BundlePrompt) -> None:
         """Stop what is still being done for `prompt`, and give back the memory that it holds in the encoder."""
-        if prompt.pixels is not None:
-            prompt.pixels.cancel()
-        if prompt.encoding is not None:
-            prompt.encoding = None
-            self._encoder.give_back_memory()
-
-    def _begin_encoding(self, prompt: BundlePrompt) -> tuple[float, float]:
-        """Turn the pixels of the next run into patches; return how long it took to decode them, and to resize."""
-        run, vision = prompt.runs[0], self._architecture.vision
-        if prompt.pixels is None:
-            self._decode(prompt, run)
-        assert prompt.pixels is not None
-        with _named(run.place):
-            pictures = prompt.pixels.result()
-        prompt.pixels = None
-        if len(prompt.runs) > 1:  # the next one is decoded while this one is encoded
-            self._decode(prompt, prompt.runs[1])
-        started = perf_counter()
-        pixel_values = patchify(pictures.frames, run.normalization, vision, self._kernels)
-        grid_h, grid_w = run.height // vision.patch_size, run.width // vision.patch_size
-        prompt.encoding = self._encoder.begin(pixel_values, grid_h, grid_w)
-        return pictures.decode_ms, pictures.resize_ms + (perf_counter() - started) * 1e3
-
-    def _decode(self, prompt: BundlePrompt, run: VisionRun) -> None:
-        prompt.pixels = self._pictures.start(run.frames, run.height, run.width)
+        self._media.release(prompt.media)
 
     def forward(self, steps: Sequence[Step]) -> list[NDArray[np.float32] | None]:
         """Run the decoder on every step; per step the last token's logits [V]; None where unwanted or cancelled."""
@@ -280,22 +202,13 @@ class BundleRunner:
             low, high = max(start, span.start), min(stop, span.stop)
             if low >= high:
                 continue
-            features = prompt.features[i] if i < len(prompt.features) else None
+            features = prompt.media.features[i] if i < len(prompt.media.features) else None
             if features is None:
                 raise InternalError(f"tokens {low} to {high} belong to an image that is not encoded, or was released")
             embeds[low - start : high - start] = features.embeds[low - span.start : high - span.start]
             deepstack[:, low - start : high - start] = features.deepstack[:, low - span.start : high - span.start]
         rope_cos, rope_sin = self._rotary(_positions(prompt, start, stop))
         return DecoderInputs(inputs_embeds=embeds, deepstack=deepstack, rope_cos=rope_cos, rope_sin=rope_sin)
-
-
-@contextmanager
-def _named(place: str) -> Iterator[None]:
-    """Say in a `BadImage` of the block which picture it is about."""
-    try:
-        yield
-    except BadImage as error:
-        raise BadImage(f"{place}: {error}") from error
 
 
 def _positions(prompt: BundlePrompt, start: int, stop: int) -> NDArray[np.int64]:
@@ -307,9 +220,18 @@ def _positions(prompt: BundlePrompt, start: int, stop: int) -> NDArray[np.int64]
 
 def _release_features(prompt: BundlePrompt, length: int) -> None:
     """Drop image features whose tokens are all in the cache."""
-    for i, span in enumerate(prompt.spans[: len(prompt.features)]):
+    for i, span in enumerate(prompt.spans[: len(prompt.media.features)]):
         if span.stop <= length:
-            prompt.features[i] = None
+            prompt.media.features[i] = None
+
+
+def _media_encoder(bundle: Bundle, settings: RunnerSettings, graph: Graph) -> MediaEncoder:
+    manifest = bundle.manifest
+    vision, decoder = manifest.architecture.vision, PictureDecoder(settings.image_limits)
+    decoder.warm()  # when the graphs are loaded, and not when the first picture waits for it
+    planner = MediaPlanner(manifest, settings.image_limits, settings.max_pixels)
+    encoder = VisionEncoder(graph, vision, max_pairs=MAX_PAIRS[manifest.flavour])
+    return MediaEncoder(planner, decoder, encoder, vision, settings.kernels)
 
 
 def _load_vision(bundle: Bundle, settings: RunnerSettings) -> Graph:

@@ -82,7 +82,7 @@ def test_embedding_is_shared_with_a_tied_head_of_the_same_format(
 ) -> None:
     source = make_checkpoint(small_config(tie_word_embeddings=tied) | {"tie_word_embeddings": tied})
     out = tmp_path / "out"
-    manifest = export(source, out, weights=weights, lm_head=lm_head)
+    manifest = export(source, out, weights=weights, lm_head=lm_head, flavour="portable")
     assert (manifest.embedding.file == "decoder.onnx.data") is shared
     assert (out / "embedding.bin").exists() is not shared
     assert manifest.embedding.data_offset % 4096 == 0
