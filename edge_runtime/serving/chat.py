@@ -40,7 +40,7 @@ def messages_of(chat: Chat) -> tuple[Message, ...]:
     try:
         return tuple(_at(f"message {number}", _message, said) for number, said in enumerate(turns, 1))
     except _RefusedAt as refused:
-        raise type(refused.error)(f"{', '.join(refused.places)}: {refused.error}") from refused.error
+        raise _kind_of(refused.error)(f"{', '.join(refused.places)}: {refused.error}") from refused.error
 
 
 def stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -213,6 +213,11 @@ def _at(place: str, convert: Callable[[_In], _Out], value: _In) -> _Out:
         raise _RefusedAt((place,), error) from error
     except _RefusedAt as refused:
         raise _RefusedAt((place, *refused.places), refused.error) from refused.error
+
+
+def _kind_of(error: RequestError) -> type[RequestError]:
+    """Its class, or the nearest that is made of a message alone."""
+    return next(kind for kind in (BadImage, BadPrompt, BadParameter, RequestError) if isinstance(error, kind))
 
 
 def _is_list(value: object) -> bool:

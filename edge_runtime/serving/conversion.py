@@ -235,9 +235,11 @@ def error_from_wire(message: wire.Failed) -> EdgeError:
 
 
 def _error_classes(root: type[EdgeError]) -> dict[str, type[EdgeError]]:
+    """By code. A class without a code of its own is a matter of the part that raises it, and travels as its parent."""
     found = {root.code: root}
     for child in root.__subclasses__():
-        found.update(_error_classes(child))
+        if "code" in vars(child):
+            found.update(_error_classes(child))
     return found
 
 

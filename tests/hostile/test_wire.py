@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.engine.events import Event, Finished, Timings
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.client_core import ClientCore, Timeouts
 from edge_runtime.serving.limits import DEFAULT_LIMITS
@@ -47,8 +48,11 @@ class EchoEngine:
     def has_work(self) -> bool:
         return bool(self.waiting)
 
-    def submit(self, request: GenerationRequest) -> None:
-        self.waiting.append(request)
+    def prepare(self, request: GenerationRequest, cancel: CancelToken) -> GenerationRequest:
+        return request
+
+    def add(self, prepared: GenerationRequest) -> None:
+        self.waiting.append(prepared)
 
     def cancel(self, request_id: str) -> None:
         pass

@@ -83,6 +83,12 @@ class FakeEngine:
                 self.changed.wait(0.02)
         return events
 
+    def open_floodgate(self, num_running: int) -> None:
+        """Let floods begin as soon as so many requests run: what is cancelled before it runs never ends here."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.running) == num_running, 20)
+        self.floodgate.set()
+
     def wait_until_idle(self, num_ended: int) -> None:
         """Wait until so many requests have ended, and none runs."""
         with self.changed:

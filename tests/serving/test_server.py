@@ -201,8 +201,7 @@ def test_client_that_does_not_read_loses_its_work_but_keeps_its_endings(
     slow = dealer(running.address, RCVHWM=1, RCVBUF=4096)
     for number in range(3):
         ask(slow, "flood", str(number))
-        read(slow, "accepted")
-    running.engine.floodgate.set()
+    running.engine.open_floodgate(3)
     running.engine.wait_until_idle(3)
     with Client(running.address) as client:  # the others are served meanwhile
         assert client.ask("count 1").text == "0 "

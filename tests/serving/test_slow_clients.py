@@ -31,11 +31,15 @@ def take_little(socket: zmq.Socket[bytes]) -> None:
         socket.setsockopt(option, value)
 
 
-def ask_for_three_floods(socket: zmq.Socket[bytes]) -> None:
+def ask_for_three_floods(socket: zmq.Socket[bytes], engine: Any) -> None:
+    """And wait until the engine has given each of them up."""
+    engine.floodgate.clear()
     for number in range(3):
         content = [{"type": "text", "text": "flood"}]
         header = {"type": "generate", "id": str(number), "messages": [{"role": "user", "content": content}]}
         socket.send(msgpack.packb(header))
+    engine.open_floodgate(3)
+    engine.wait_until_idle(3)
 
 
 def test_connection_of_a_client_that_does_not_read_stands(serve: Serve) -> None:
@@ -45,8 +49,7 @@ def test_connection_of_a_client_that_does_not_read_stands(serve: Serve) -> None:
         take_little(slow)
         monitor = slow.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         slow.connect(running.address)
-        ask_for_three_floods(slow)
-        running.engine.wait_until_idle(3)
+        ask_for_three_floods(slow, running.engine)
         assert monitor.poll(8500) == 0, "the connection was cut"
         endings: list[str] = []
         while len(endings) < 3:
@@ -65,8 +68,7 @@ def test_endings_that_wait_are_delivered_while_the_server_stops(serve: Serve, mo
     with zmq.Context() as context, context.socket(zmq.DEALER) as slow:
         take_little(slow)
         slow.connect(running.address)
-        ask_for_three_floods(slow)
-        running.engine.wait_until_idle(3)
+        ask_for_three_floods(slow, running.engine)
         running.server.stop()
         endings = 0
         while endings < 3:
