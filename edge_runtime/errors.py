@@ -9,7 +9,7 @@
     │   ├── BadPrompt          messages that the chat template or the model cannot take
     │   ├── BadParameter       a sampling or limit value outside its range
     │   └── ContextOverflow    prompt plus answer is longer than the context
-    ├── Overloaded             the queue is full; try again later
+    ├── Overloaded             a queue is full, or the machine is short of memory or descriptors; try again later
     ├── Cancelled              the caller, or the loss of the caller, stopped the work
     ├── TimedOut               the caller's own time limit passed before the answer came
     ├── ServerError            the server cannot start, or stopped, or broke its protocol
@@ -84,7 +84,7 @@ class ContextOverflow(RequestError):
 
 
 class Overloaded(EdgeError):
-    """The queue is full."""
+    """A queue is full, or this machine is short of memory, descriptors or processes at the moment."""
 
     code = "overloaded"
     retryable = True

@@ -14,6 +14,7 @@ from edge_export.bundle_writer import BundleWriter, check_out
 from edge_export.checkpoint.checkpoint import Checkpoint, log_warning, open_checkpoint
 from edge_export.checkpoint.layouts import EMBEDDING_NAME, HEAD_NAME
 from edge_export.checkpoint.shards import Warn
+from edge_export.checkpoint.texts import companion_files
 from edge_export.decoder_graph import build_decoder
 from edge_export.errors import OptionError, ParityFailed
 from edge_export.layers import Layers
@@ -42,8 +43,6 @@ from edge_runtime.model.manifest import (
 GATED_PARAMETERS = 100_000_000
 """Models up to this size pass the whole parity gate as part of every export. Larger ones pass a quick one if asked to:
 ONNX Runtime copies the weights it runs, which for an 8B is more than an export should take."""
-
-COPIED_FILES = ("tokenizer.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +97,9 @@ def export_bundle(
     if options.gate and not can_run:
         raise OptionError("--gate needs our kernels to run a bundle of flavour edge; install them, or leave it out")
     needed_bytes = bundle_bytes(checkpoint.weights, scheme, tied=checkpoint.architecture.text.tie_word_embeddings)
-    try_words(checkpoint)
+    try_words(checkpoint, warn)
     with BundleWriter(out, force=options.force, needed_bytes=needed_bytes) as bundle:
-        copy_text_files(bundle, checkpoint)
+        copy_text_files(bundle, checkpoint, warn)
         vision_errors = write_vision(bundle, checkpoint, scheme, FLAVOURS[flavour], progress)
         decoder_errors, embedding = write_decoder(bundle, checkpoint, scheme, FLAVOURS[flavour], progress)
         manifest = Manifest(
@@ -128,12 +127,11 @@ def export_bundle(
     return manifest
 
 
-def copy_text_files(bundle: BundleWriter, checkpoint: Checkpoint) -> None:
+def copy_text_files(bundle: BundleWriter, checkpoint: Checkpoint, warn: Warn) -> None:
     """Tokenizer, chat template, licence and model card."""
     bundle.write_file("chat_template.jinja", checkpoint.chat_template.encode())
-    for name in COPIED_FILES:
-        if (path := checkpoint.folder / name).is_file():
-            bundle.write_file(name, path.read_bytes())
+    for path in (checkpoint.folder / "tokenizer.json", *companion_files(checkpoint.folder, warn)):
+        bundle.write_file(path.name, path.read_bytes())
 
 
 def write_vision(

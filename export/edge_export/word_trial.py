@@ -11,16 +11,22 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from edge_export.checkpoint.checkpoint import Checkpoint
+from edge_export.checkpoint.checkpoint import Checkpoint, log_warning
+from edge_export.checkpoint.shards import Warn
 from edge_export.errors import TokenizerError
 
 TIMEOUT_S = 300
 """It takes a second; a loaded machine may take a hundred times that."""
 _REFUSED = 3
+_TEXT_ONLY = "text-only"
+"""As in edge_runtime/model/trial.py, which is a program to us, and no module."""
 
 
-def try_words(checkpoint: Checkpoint) -> None:
-    """Raise `TokenizerError` for a tokenizer or chat template that the runtime refuses, or that ends its process."""
+def try_words(checkpoint: Checkpoint, warn: Warn = log_warning) -> None:
+    """Raise `TokenizerError` for a tokenizer or chat template that the runtime refuses, or that ends its process.
+
+    `warn` is told of a template that has no place for pictures.
+    """
     with TemporaryDirectory(prefix="edge-export-") as scratch:
         template, names = Path(scratch) / "chat_template.jinja", Path(scratch) / "names.json"
         template.write_text(checkpoint.chat_template, encoding="utf-8")
@@ -43,6 +49,11 @@ def try_words(checkpoint: Checkpoint) -> None:
             raise TokenizerError(_message(checkpoint, at, f"it does not end within {TIMEOUT_S} s")) from error
     if result.returncode != 0:
         raise TokenizerError(_message(checkpoint, result.stdout, _reason(result.returncode, result.stderr)))
+    if _TEXT_ONLY in result.stdout.split():
+        warn(
+            "the chat template has no place for images: what is exported answers questions without any; export it with "
+            "the chat_template.jinja of the model it was made from to ask it about pictures"
+        )
 
 
 def _reason(code: int, stderr: str) -> str:

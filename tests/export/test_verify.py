@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 from edge_export.cli import app
 from edge_export.errors import OptionError, SourceError
 from edge_export.random_checkpoint import config_for, write_random_checkpoint
-from edge_export.verify import memory, optimum_reference
+from edge_export.verify import command, memory, optimum_reference
 from edge_export.verify.bundle_session import BundleSession
 from edge_export.verify.gate import PromptParity, run_gate, summarize
 from edge_export.verify.limits import EXACT, MAX_INT4_KL, limits_for
@@ -97,6 +99,40 @@ def test_command_writes_what_it_measured(tiny_bundle: Path, tiny_checkpoint: Pat
     assert parity.num_prompts == 4
 
 
+def test_figures_that_are_no_numbers_are_written_as_the_worst(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON has no NaN: a manifest with one in it could not be read again."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    nan = float("nan")
+    odd = PromptParity("x", nan, float("inf"), nan, nan, 24, 24, nan)
+    monkeypatch.setattr(command, "run_gate", lambda *_: summarize([odd], "numpy", EXACT))
+    assert CliRunner().invoke(app, ["verify", str(folder), "--source", str(tiny_checkpoint)]).exit_code == 1
+    parity = load_manifest(folder).parity
+    assert parity is not None
+    assert not parity.passed
+    assert (parity.vision_cosine, parity.mean_kl, parity.max_abs_logit_error) == (-1, 1e300, 1e300)
+
+
+def test_a_result_that_cannot_be_written_is_said(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    before = (folder / "manifest.json").read_bytes()
+    good = PromptParity("x", 1.0, 0.0, 0.0, 0.0, 24, 24, None)
+    monkeypatch.setattr(command, "run_gate", lambda *_: summarize([good], "numpy", EXACT))
+
+    def no_room(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    done = CliRunner().invoke(app, ["verify", str(folder), "--source", str(tiny_checkpoint)])
+    assert done.exit_code == 2
+    assert "cannot be written" in done.output
+    assert (folder / "manifest.json").read_bytes() == before
+    assert not list(folder.glob("*.partial"))
+
+
 def test_another_checkpoint_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path / "other", config_for("tiny"), seed=99)
     with pytest.raises(SourceError, match="not the checkpoint this bundle was made from"):
@@ -112,7 +148,7 @@ def test_an_unknown_reference_is_refused(tiny_bundle: Path, tiny_checkpoint: Pat
 
 def test_missing_optimum_says_what_to_install(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimum_reference, "find_spec", lambda _: None)
-    with pytest.raises(OptionError, match=r"torch, transformers, optimum.*pip install 'edge-runtime\[verify\]'"):
+    with pytest.raises(OptionError, match=r"torch, transformers, optimum.*edge-runtime\[verify\]: .*pip install"):
         optimum_reference.open_optimum_reference(tiny_checkpoint)
 
 

@@ -86,5 +86,14 @@ def test_a_process_that_is_killed_is_an_error_that_says_so(checkpoint: Path, mon
         try_words(opened)
 
 
-def test_a_sound_checkpoint_passes(checkpoint: Path) -> None:
-    try_words(open_checkpoint(str(checkpoint)))
+@pytest.mark.parametrize(
+    "template", [None, "{% for m in messages %}{{ m.content ~ '' }}{% endfor %}", "{{ messages[0].content[0].text }}"]
+)
+def test_a_sound_checkpoint_passes_and_a_text_models_template_is_said(checkpoint: Path, template: str | None) -> None:
+    if template is not None:
+        (checkpoint / "chat_template.jinja").write_text(template)
+    said: list[str] = []
+    try_words(open_checkpoint(str(checkpoint)), said.append)
+    assert [sentence.split(":")[0] for sentence in said] == ["the chat template has no place for images"] * bool(
+        template
+    )

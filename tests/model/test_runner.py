@@ -15,7 +15,7 @@ from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.model_runner import Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.settings import EngineSettings
-from edge_runtime.errors import BadImage, Cancelled, InternalError
+from edge_runtime.errors import BadImage, BundleError, Cancelled, InternalError
 from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
@@ -170,6 +170,13 @@ def test_damaged_pixels_are_found_when_encoding_not_when_preparing(runner: Bundl
     prompt = runner.prepare(GenerationRequest("r", (Message("user", (ImagePart(stream.getvalue()[:500]),)),)))
     with pytest.raises(BadImage, match="cut short"):
         runner.encode_next(prompt, CancelToken())
+
+
+def test_tokens_that_the_vocabulary_does_not_have(tiny_bundle: Path) -> None:
+    embeddings = TokenEmbeddings(tiny_bundle, load_manifest(tiny_bundle))
+    for token_id in (1024, -1, 2**32 - 1):
+        with pytest.raises(BundleError, match="the model's vocabulary has 1024"):
+            embeddings.lookup(np.array([3, token_id], np.int64))
 
 
 def test_int8_embedding_rows_are_near_the_fp32_ones(tiny_bundle: Path, tiny_bundle_int4: Path) -> None:
