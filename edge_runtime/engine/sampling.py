@@ -144,26 +144,35 @@ def top_p_indices(weights: NDArray[np.float32], top_p: float) -> NDArray[np.int6
 
 
 def _wide_nucleus(weights: NDArray[np.float32], wanted: float) -> NDArray[np.int64]:
-    """Indices, ascending, of the fewest largest `weights` [K] that add up to `wanted`; nothing is sorted.
+    """Indices, ascending, of the fewest largest `weights` [K] that add up to `wanted`; next to nothing is sorted.
 
     Floats that are not negative are ordered as their bits are: a histogram of the first 16 bits finds those with which
-    the sum is reached, one of the last 16 bits then the very value. Of equal weights the first are taken.
+    the sum is reached; if these are many, one of the last 16 bits finds the very value. Of equal weights the first are
+    taken.
     """
     bits = weights.view(np.uint32)
-    high, missing = _reaching_bucket(bits >> 16, weights, wanted)
-    kept = (bits >> 16) > high
-    within = np.flatnonzero(bits >> 16 == high)
-    low, missing = _reaching_bucket(bits[within] & 0xFFFF, weights[within], missing)
-    kept[within[(bits[within] & 0xFFFF) > low]] = True
-    ties = within[(bits[within] & 0xFFFF) == low]
-    count = int(np.ceil(missing / float(weights[ties[0]]))) if weights[ties[0]] > 0 else len(ties)
-    kept[ties[: max(1, count)]] = True
+    buckets = (bits >> 16).astype(np.intp)
+    high, missing = _reaching_bucket(buckets, weights, wanted)
+    kept = buckets > high
+    within = np.flatnonzero(buckets == high)
+    if len(within) <= _SORTED:
+        within = within[largest(weights[within], len(within))]
+        count = int(np.searchsorted(np.cumsum(weights[within].astype(np.float64)), missing)) + 1
+        kept[within[:count]] = True
+        return np.flatnonzero(kept)
+    lows = (bits[within] & 0xFFFF).astype(np.intp)
+    low, missing = _reaching_bucket(lows, weights[within], missing)
+    kept[within[lows > low]] = True
+    ties = within[lows == low]
+    weight = float(weights[ties[0]])
+    kept[ties[: max(1, int(np.ceil(missing / weight)))] if weight > 0 else ties] = True
     return np.flatnonzero(kept)
 
 
 def _reaching_bucket(buckets: NDArray[Any], weights: NDArray[np.float32], wanted: float) -> tuple[int, float]:
     """The last bucket, counted from the highest, that is needed for a sum of `wanted`; and what it has to bring."""
-    reached = np.cumsum(np.bincount(buckets, weights=weights, minlength=1 << 16)[::-1])[::-1]  # it and all above
+    sums = np.bincount(buckets, weights=weights)
+    reached = np.cumsum(sums[::-1])[::-1]  # each bucket and all above it
     last = int(np.flatnonzero(reached >= min(wanted, reached[0]))[-1])
     return last, wanted - (float(reached[last + 1]) if last + 1 < len(reached) else 0.0)
 

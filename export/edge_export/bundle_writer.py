@@ -18,6 +18,7 @@ from edge_export.errors import ConfigError, DiskFull, ExportError, OptionError, 
 from edge_export.moving import rename_new, sync_folder
 from edge_export.tensor_file import HashedFile, is_full
 from edge_export.work_folder import WorkFolder, listed_names, remove_leftovers
+from edge_runtime.devices.memory import format_bytes
 from edge_runtime.errors import BundleError
 from edge_runtime.model.manifest import MANIFEST_NAME, FileEntry, Manifest, encode_manifest
 
@@ -196,6 +197,6 @@ def _check_room(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise DiskFull(
-            f"{folder} has {free / 1e9:.1f} GB free, the bundle needs {needed_bytes / 1e9:.1f} GB; free some room, "
+            f"{folder} has {format_bytes(free)} free, the bundle needs {format_bytes(needed_bytes)}; free some room, "
             "or give an OUT on another disk"
         )

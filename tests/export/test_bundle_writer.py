@@ -185,7 +185,7 @@ def test_out_is_looked_at_before_the_source_is(tmp_path: Path) -> None:
 
 
 def test_not_enough_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(DiskFull, match=r"the bundle needs 1000000000\.0 GB"):
+    with pytest.raises(DiskFull, match=r"has .* free, the bundle needs .* GiB"):
         BundleWriter(tmp_path / "a" / "out", force=False, needed_bytes=10**18)
     assert names_in(tmp_path) == []
 

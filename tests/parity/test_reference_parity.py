@@ -39,12 +39,12 @@ def test_reference_equals_transformers(
 @pytest.mark.parametrize("case", CASES[:11], ids=lambda case: case.name)
 def test_reference_patches_equal_transformers(case: Case, theirs_of: Callable[[str], Transformers]) -> None:
     inputs = theirs_of(case.variant).prepare(case.messages)
-    images = [part for part in media_parts(case.messages) if isinstance(part, ImagePart)]
+    images = [part for _, part in media_parts(case.messages) if isinstance(part, ImagePart)]
     found = {
         "pixel_values": [image_patches(part.data, IMAGE_LAYOUT).pixel_values for part in images],
         "pixel_values_videos": [
             patches.pixel_values
-            for part in media_parts(case.messages)
+            for _, part in media_parts(case.messages)
             if not isinstance(part, ImagePart)
             for patches in video_patches(part.frames, VIDEO_LAYOUT)
         ],
@@ -58,7 +58,7 @@ def test_reference_patches_equal_transformers(case: Case, theirs_of: Callable[[s
 def reference_media(messages: tuple[Message, ...]) -> tuple[Patches, ...]:
     """The media of a chat in prompt order, preprocessed by the reference."""
     media: list[Patches] = []
-    for part in media_parts(messages):
+    for _, part in media_parts(messages):
         if isinstance(part, ImagePart):
             media.append(image_patches(part.data, IMAGE_LAYOUT))
         else:

@@ -109,7 +109,7 @@ class Transformers:
         """Token ids and pixel values of a chat."""
         chat = [{"role": m.role, "content": [as_dict(part) for part in m.content]} for m in messages]
         prompt = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        media = list(media_parts(messages))
+        media = [part for _, part in media_parts(messages)]
         images = [Image.fromarray(part.data) for part in media if isinstance(part, ImagePart)]
         videos = [np.stack(part.frames) for part in media if isinstance(part, VideoPart)]
         return self.processor(text=[prompt], images=images or None, videos=videos or None, return_tensors="pt")
