@@ -82,8 +82,8 @@ class Server:
         self._model = model
         self._engine = EngineThread(engine, self._wakeup.set)
         self._delivery = Delivery(self._router, self._sessions, self._engine.cancel, self.tally, self._log)
-        self._engine.start()
         try:
+            self._engine.start()  # a socket left open here would hang whoever collects the garbage
             self._serve()
             self._leave()
         finally:

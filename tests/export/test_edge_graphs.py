@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_export.checkpoint.weights import open_weights
-from edge_export.errors import OptionError
+from edge_export.errors import ExportError
 from edge_export.options import ExportOptions
 from edge_export.pipeline import export_bundle
 from edge_export.quantize import dequantize as dequantize_blocks
@@ -23,7 +23,7 @@ from edge_runtime.model.embeddings import TokenEmbeddings
 from edge_runtime.model.manifest import kv_dtypes, load_manifest
 from tests.conftest import NoProgress
 from tests.export.conftest import MakeCheckpoint
-from tests.export.small_model import edit_json, small_config
+from tests.export.small_model import small_config
 
 NUM_LAYERS, NUM_KV_HEADS, HEAD_DIM, HIDDEN, VOCAB = 4, 2, 32, 64, 1024
 """Of the tiny model."""
@@ -172,15 +172,11 @@ def test_other_formats_pass_the_gate(
 def test_models_the_kernels_cannot_run_are_refused(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, text: dict[str, int], message: str
 ) -> None:
-    source = make_checkpoint(small_config())
-
-    def edit(config: dict[str, dict[str, object]]) -> None:
-        config["text_config"] |= text
-        half = text["head_dim"] // 2
-        config["text_config"]["rope_scaling"]["mrope_section"] = [half - 4, 2, 2]  # type: ignore[index]
-
-    edit_json(source / "config.json", edit)
-    with pytest.raises(OptionError, match=message):
+    config = small_config(**text)
+    half = text["head_dim"] // 2
+    config["text_config"]["rope_scaling"]["mrope_section"] = [half - 4, 2, 2]
+    source = make_checkpoint(config)
+    with pytest.raises(ExportError, match=message):
         export_bundle(str(source), tmp_path / "out", ExportOptions(flavour="edge"), NoProgress())
 
 

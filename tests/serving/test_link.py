@@ -71,7 +71,8 @@ def test_without_threads(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    with Client(running.address) as client:
+    with Client(running.address) as client, Client(running.address) as other:
+        other.info()  # the server has its threads
         with monkeypatch.context() as patched:
             patched.setattr(threading.Thread, "start", refuse)
             with pytest.raises(ConnectionLost, match="new thread"):

@@ -20,9 +20,11 @@ import zmq
 from edge_runtime.errors import AddressInUse, BadParameter, InternalError, ServerError
 from edge_runtime.serving.address import refuse_live_ipc
 from edge_runtime.serving.client import Client
+from edge_runtime.serving.engine_thread import EngineThread
 from edge_runtime.serving.limits import DEFAULT_LIMITS
 from edge_runtime.serving.server import Server
 from edge_runtime.serving.settings import ServerSettings
+from tests.serving.conftest import MODEL, FakeEngine
 
 Serve = Callable[..., Any]
 
@@ -317,3 +319,17 @@ def _hold() -> Any:
     from edge_runtime.serving.images import question
 
     return question("hold")[0]
+
+
+def test_server_that_gets_no_threads_gives_its_address_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(ServerSettings(bind="tcp://127.0.0.1:*"))
+    with monkeypatch.context() as patched:
+        patched.setattr(EngineThread, "start", refuse_threads)
+        with pytest.raises(RuntimeError, match="new thread"):
+            server.run(FakeEngine(), MODEL)
+    again = Server(ServerSettings(bind=server.address))
+    again.close()
+
+
+def refuse_threads(_: object) -> None:
+    raise RuntimeError("can't start new thread")
