@@ -129,6 +129,14 @@ def test_links_may_not_lead_out_of_the_folder(bundle: Path) -> None:
         open_bundle(bundle)
 
 
+def test_files_may_have_a_second_name(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Backups and caches make hard links."""
+    (tmp_path / "linked").mkdir()
+    for path in tiny_bundle.iterdir():
+        os.link(path, tmp_path / "linked" / path.name)
+    assert load(tmp_path / "linked").max_context == 256
+
+
 def test_a_folder_that_is_a_link_itself(bundle: Path) -> None:
     (bundle.parent / "link").symlink_to(bundle.name)
     assert open_bundle(bundle.parent / "link")
