@@ -138,8 +138,8 @@ class GraphBuilder:
     def weight(self, name: str, stored: StoredTensor) -> Value:
         """A tensor that lies in a file beside the graph.
 
-        It belongs to the outermost graph: ONNX Runtime looks at tensors of bodies more strictly, and refuses a file with two
-        names (hard links), as backups and caches make them.
+        It belongs to the outermost graph: ONNX Runtime looks at tensors of bodies more strictly, and refuses a file
+        with two names (hard links), as backups and caches make them.
         """
         if self._outer is not None:
             return self._outer.weight(name, stored)
