@@ -120,8 +120,8 @@ class MediaEncoder:
         if media.pixels is not None:
             media.pixels.cancel()
         if media.encoding is not None:
+            media.encoding.give_up()
             media.encoding = None
-            self._encoder.give_back_memory()
 
     def _begin(self, media: PromptMedia) -> tuple[float, float]:
         """Turn the pixels of the next run into patches; return the milliseconds of decoding, and of resizing."""

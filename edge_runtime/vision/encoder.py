@@ -22,6 +22,9 @@ MAX_PAIRS = {"portable": 1 << 24, "edge": 1 << 25}
 Of a frame that has more, a run takes fewer rows; of one that has fewer, one call of `advance` makes several runs.
 """
 
+_NO_SEGMENT = -1
+"""A run of it computes nothing."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VisionFeatures:
@@ -57,13 +60,6 @@ class VisionEncoder:
         while not encoding.advance(cancel):
             pass
         return encoding.features
-
-    def give_back_memory(self) -> None:
-        """After an encoding that was left unfinished: return to the system what its runs have kept."""
-        vision = self._architecture
-        no_pixels = np.empty((0, vision.patch_dim), np.float32)
-        nothing = Encoding(self._graph, vision, self._max_pairs, (no_pixels, patch_positions(vision, 0, 0)))
-        nothing.advance(CancelToken())
 
 
 class Encoding:
@@ -126,6 +122,11 @@ class Encoding:
                 return True
             if self._num_pairs(self._next_rows()) > left:
                 return False
+
+    def give_up(self) -> None:
+        """Leave it unfinished: what its runs have kept in the graph's arena goes back to the system."""
+        inputs = self._inputs(slice(0, 0)) | {"segment": np.array(_NO_SEGMENT, np.int64)}
+        self._graph.run(inputs, {"image_embeds": self.features.embeds[:0]}, CancelToken())
 
     def _next_rows(self) -> slice:
         """The rows of the next run: all that are left of this segment, or as many as one run may have."""

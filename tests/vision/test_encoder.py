@@ -93,7 +93,7 @@ def test_a_cancelled_encoding_stops_and_gives_its_memory_back(tiny_bundle: Path)
     cancel.cancel()
     with pytest.raises(Cancelled):
         encoding.advance(cancel)
-    encoder.give_back_memory()
+    encoding.give_up()
     np.testing.assert_array_equal(encoder.encode(pixel_values, 8, 8, CancelToken()).embeds, whole.embeds)
 
 
