@@ -60,7 +60,7 @@ def ask(  # noqa: PLR0913, PLR0917 - these are the command's options
     logprobs: Annotated[int | None, typer.Option(help="With --json: this many likeliest tokens at each place.")] = None,
     stop_on_repetition: _StopOnRepetition = True,
     parse_special: _ParseSpecial = False,
-    max_pixels: Annotated[int | None, typer.Option(help="Make images and video frames no larger than this.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Make images and frames no larger than this.")] = None,
     profile: Annotated[str, typer.Option(help="Device profile, for a bundle folder.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The answer only: no memory plan, no timings.")] = False,

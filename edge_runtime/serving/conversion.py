@@ -17,6 +17,7 @@ from edge_runtime.errors import BadImage, BadParameter, EdgeError, ProtocolError
 from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart, VideoPart
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.chat import ROLES, Chat, messages_of, stop_strings
+from edge_runtime.serving.limits import DEFAULT_LIMITS
 
 # ---- requests: wire -> engine ----------------------------------------------------------------------------------
 
@@ -119,7 +120,13 @@ def request_frames(  # noqa: PLR0913, PLR0917 - what a client may ask for
         parse_special=parse_special,
     )
     header, frames = request_to_wire(request)
-    return [wire.encode(header), *frames]
+    encoded = wire.encode(header)
+    if len(encoded) > DEFAULT_LIMITS.max_header_bytes:
+        raise errors.BadPrompt(
+            f"the text of the request takes {len(encoded)} bytes; a server takes {DEFAULT_LIMITS.max_header_bytes}: "
+            "send less text"
+        )
+    return [encoded, *frames]
 
 
 def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[bytes]]:

@@ -50,7 +50,7 @@ def question(
         images = ()
     elif isinstance(images, (str, Path, bytes, bytearray, memoryview, np.ndarray, Image.Image)):
         images = (images,)
-    if not isinstance(images, Iterable) or isinstance(images, Mapping):
+    if not isinstance(images, Iterable) or isinstance(images, Mapping) or hasattr(images, "read"):  # a file has lines
         raise BadParameter(f"images is of type {type(images).__name__}; wanted a list of images")
     parts = [_numbered(number, source) for number, source in enumerate(images, 1)]
     asked = Message("user", (*parts, TextPart(prompt)))

@@ -19,8 +19,11 @@ from edge_runtime.vision.positions import PatchPositions, patch_positions
 MAX_PAIRS = {"portable": 1 << 24, "edge": 1 << 25}
 """By flavour: pairs of patches whose attention one run computes at most, some tenths of a second on two cores.
 
-Of a frame that has more, a run takes fewer rows; of one that has fewer, one call of `advance` makes several runs.
+Of a frame that has more, a run takes fewer rows.
 """
+
+_SMALL = 8
+"""One call of `advance` makes several runs where they are together no more than this part of the largest one."""
 
 _NO_SEGMENT = -1
 """A run of it computes nothing."""
@@ -111,8 +114,8 @@ class Encoding:
         """Complete once `advance` has said so."""
 
     def advance(self, cancel: CancelToken) -> bool:
-        """Do the next runs, about `max_pairs` of work; return whether that was all. Raises `Cancelled`."""
-        left = self._max_pairs
+        """Do the next run, or the next few small ones; return whether that was all. Raises `Cancelled`."""
+        left = self._max_pairs // _SMALL
         while True:
             rows = self._next_rows()
             self._run(rows, cancel)

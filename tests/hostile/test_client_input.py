@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import BadParameter, BadPrompt, EdgeError
 from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
 from edge_runtime.serving.chat import messages_of, stop_strings
 from edge_runtime.serving.conversion import request_frames
@@ -99,3 +101,13 @@ def check(convert: Callable[[], tuple[Any, ...]]) -> None:
         assert isinstance(convert(), tuple)
     except EdgeError as error:
         assert str(error)
+
+
+def test_an_open_file_is_no_list_of_pictures() -> None:
+    with pytest.raises(BadParameter, match="images is of type BytesIO"):
+        question("what is it?", io.BytesIO(b"line\nline\n"))  # type: ignore[arg-type]
+
+
+def test_a_text_that_no_server_takes_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(BadPrompt, match=r"takes 45\d{5} bytes; a server takes 4194304"):
+        request_frames("1", "word " * 900_000, None, None, None, None, None, False, False)
