@@ -24,7 +24,6 @@ from edge_runtime.vision.pictures import SHORTAGES
 
 WALL_SECONDS = 60.0
 """How long one picture may take on a machine that has no time for it; processor time is limited by the process."""
-EX_TEMPFAIL = 75
 _PIPE_BYTES = 1 << 20
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TMPDIR")
@@ -108,7 +107,7 @@ class DecodeProcess:
             return BadImage("the image takes too much processor time to decode; save it again, or send it smaller")
         if -code in _CRASHES:
             return BadImage("the image makes the decoder crash; save it again")
-        if code in (-signal.SIGKILL, EX_TEMPFAIL):
+        if code in (-signal.SIGKILL, os.EX_TEMPFAIL):
             return Overloaded("the decoding process was ended for lack of memory on this machine; try again later")
         return InternalError(f"the decoding process ended with code {code}; what it said is in the log")
 

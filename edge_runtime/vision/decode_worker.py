@@ -26,8 +26,6 @@ from edge_runtime.errors import BadImage, Overloaded
 from edge_runtime.vision.headers import ImageLimits
 from edge_runtime.vision.pictures import decode_picture, resized
 
-EX_TEMPFAIL = 75
-"""Exit code of a process that ran short of memory outside a picture."""
 CPU_SECONDS = 10
 """Processor time for one picture."""
 _SLACK_BYTES = 8 * 2**20
@@ -58,7 +56,7 @@ def main() -> None:
     except BrokenPipeError:
         return
     except MemoryError:
-        sys.exit(EX_TEMPFAIL)
+        sys.exit(os.EX_TEMPFAIL)
 
 
 def _answer(data: bytes, request: dict[str, Any], base: int) -> tuple[dict[str, Any], bytes]:
