@@ -143,8 +143,8 @@ class BundleRunner:
             request.messages,
             placeholders,
             self._max_context,
-            request.enable_thinking,
-            parse_special=request.parse_special,
+            request.options.enable_thinking,
+            parse_special=request.options.parse_special,
         )
         position_ids, rope_delta = prompt_positions(len(prompt.input_ids), prompt.spans)
         return BundlePrompt(
