@@ -16,11 +16,11 @@ import numpy as np
 
 from edge_runtime.engine.request import DEFAULT_MAX_TOKENS, GenerationOptions
 from edge_runtime.errors import BadImage, BadPrompt
+from edge_runtime.families.qwen3_vl.processor import PixelRange, image_target_size
 from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart
 from edge_runtime.serving.images import image_part
 from edge_runtime.serving.messages import VideoSampling
 from edge_runtime.vision.image import ImageLimits, image_size
-from edge_runtime.vision.resize import PixelRange, image_target_size
 from edge_runtime.vision.video import Clip, sample_clip, silence_decoder
 
 Say = Callable[[str], None]

@@ -21,13 +21,14 @@ from edge_export.verify.ort import ort
 from edge_kernels.library import KernelLibrary
 from edge_kernels.packing import GROUP, PackedWeight, unpack
 from edge_runtime.errors import BundleError
-from edge_runtime.model.manifest import Manifest, decoder_graph_name, vision_segments
+from edge_runtime.families.qwen3_vl.config import vision_segments
+from edge_runtime.model.manifest import Manifest, decoder_graph_name
 
 INT8_ZERO_POINT = 128
 """Zero point of int8 embedding rows."""
 
 
-class BundleSession:
+class BundleModel:
     """The vision and decoder graphs of one bundle; one of them is loaded at a time, so that large ones fit."""
 
     def __init__(
