@@ -81,7 +81,7 @@ CHATS = st.one_of(ANYTHING, st.lists(st.one_of(DICTS, TYPED, ANYTHING), max_size
 @given(CHATS)
 def test_any_chat_is_converted_or_refused(chat: Any) -> None:
     try:
-        frames = request_frames("1", chat, None, None, None, None, None, False, False)
+        frames = request_frames("1", chat, None, {})
     except EdgeError as error:
         assert str(error)
         return
