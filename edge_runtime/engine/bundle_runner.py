@@ -23,14 +23,14 @@ from edge_runtime.errors import InternalError
 from edge_runtime.families.qwen3_vl.decoder import RotaryTables, prompt_positions
 from edge_runtime.families.qwen3_vl.processor import VisionSpan
 from edge_runtime.families.qwen3_vl.vision import vision_contract
-from edge_runtime.model.bundle import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, Bundle
+from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.contract import check_contract
 from edge_runtime.model.decoder import Decoder, DecoderInputs, DecoderStep, PortableDecoder
 from edge_runtime.model.embeddings import TokenEmbeddings
 from edge_runtime.model.graph import Graph, GraphSettings
 from edge_runtime.model.kv_cache import KVCache
-from edge_runtime.model.manifest import decoder_graph_name
+from edge_runtime.model.manifest import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, decoder_graph_name
 from edge_runtime.model.prompt import PromptBuilder
 from edge_runtime.model.ragged_decoder import RaggedDecoder
 from edge_runtime.model.template import ChatTemplate

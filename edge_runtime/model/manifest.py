@@ -21,7 +21,17 @@ from edge_runtime.model.manifest_checks import check_manifest
 
 FORMAT_VERSION = 2
 """2: the vision graph runs in segments."""
+
 MANIFEST_NAME = "manifest.json"
+VISION_GRAPH, VISION_WEIGHTS = "vision.onnx", "vision.onnx.data"
+DECODER_WEIGHTS = "decoder.onnx.data"
+"""Of all decoder graphs; `decoder_graph_name` has their names."""
+EMBEDDING = "embedding.bin"
+"""The embedding table, where it is not the LM head's own data."""
+TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
+COMPANIONS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md")
+"""Model card and licence, where the checkpoint has them."""
+
 _MAX_MANIFEST_BYTES = 8 * 2**20
 """Thirty times that of an 8B."""
 
