@@ -110,4 +110,4 @@ def test_an_open_file_is_no_list_of_pictures() -> None:
 
 def test_a_text_that_no_server_takes_is_refused_before_it_is_sent() -> None:
     with pytest.raises(BadPrompt, match=r"takes 45\d{5} bytes; a server takes 4194304"):
-        request_frames("1", "word " * 900_000, None, None, None, None, None, False, False)
+        request_frames("1", "word " * 900_000, None, {})
