@@ -25,12 +25,12 @@ from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.contract import check_contract, vision_contract
 from edge_runtime.model.decoder import Decoder, DecoderStep, Logits, PortableDecoder
 from edge_runtime.model.embeddings import TokenEmbeddings
+from edge_runtime.model.graph import Graph, GraphSettings
 from edge_runtime.model.kv_cache import KVCache
 from edge_runtime.model.manifest import decoder_graph_name
 from edge_runtime.model.positions import RotaryTables, prompt_positions
 from edge_runtime.model.prompt import PromptBuilder
 from edge_runtime.model.ragged_decoder import RaggedDecoder
-from edge_runtime.model.session import Graph, SessionSettings
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
 from edge_runtime.vision.decoding import PictureDecoder
@@ -49,7 +49,7 @@ class RunnerSettings:
     """Tokens of all chats in flight together."""
     max_pixels: int | None
     """Cap on an image, or a video frame, after resizing; None: the bundle's own."""
-    session: SessionSettings
+    graphs: GraphSettings
     image_limits: ImageLimits
     kv_dtype: KVDtype = "fp32"
     """How keys and values are stored: one of `manifest.kv_dtypes`."""
@@ -176,4 +176,4 @@ def _load_decoder(bundle: Bundle, settings: RunnerSettings) -> Decoder:
 
 
 def _load(bundle: Bundle, name: str, settings: RunnerSettings) -> Graph:
-    return Graph(bundle.file(name), settings.session)
+    return Graph(bundle.file(name), settings.graphs)

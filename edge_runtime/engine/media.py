@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import perf_counter
 
+import numpy as np
+
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.model_runner import MediaTimings
 from edge_runtime.engine.token_log import Media, TokenLog
@@ -141,8 +143,9 @@ class MediaEncoder:
 def _digest(frames: tuple[Pixels, ...], normalization: Normalization) -> bytes:
     """Of all that the features depend on, but for the model."""
     digest = hashlib.blake2b(repr([frame.shape for frame in frames]).encode(), digest_size=_DIGEST_BYTES)
-    for array in (normalization.scale, normalization.offset, *frames):
-        digest.update(array.data if array.flags.c_contiguous else array.tobytes())
+    digest.update(normalization.scale.tobytes() + normalization.offset.tobytes())
+    for frame in frames:
+        digest.update(np.ascontiguousarray(frame).data)
     return digest.digest()
 
 

@@ -67,9 +67,7 @@ class Sampler:
         return token_id
 
 
-def rescore(
-    logits: NDArray[np.float32], hidden: NDArray[np.float32], num_candidates: int, score: Score
-) -> None:
+def rescore(logits: NDArray[np.float32], hidden: NDArray[np.float32], num_candidates: int, score: Score) -> None:
     """Replace the `num_candidates` largest of `logits` [V] by finer ones, in place, given the final hidden state [D].
 
     Never fewer than `NUM_CANDIDATES`, never more than `MAX_CANDIDATES`; the others keep the head's own scores, and what

@@ -46,7 +46,7 @@ class Media:
 class TokenLog:
     """The tokens of a chat, oldest first. Grows by `append`; owned by one chat."""
 
-    __slots__ = ("_ids", "_length", "_position_ids", "_rope_delta", "media", "num_prompt", "starts_in_reasoning")
+    __slots__ = ("_ids", "_length", "_position_ids", "media", "num_prompt", "rope_delta", "starts_in_reasoning")
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class TokenLog:
         self._ids = input_ids
         self._length = self.num_prompt = len(input_ids)
         self._position_ids = position_ids
-        self._rope_delta = rope_delta
+        self.rope_delta = rope_delta
         self.media = tuple(media)
         """In the order of their tokens."""
         self.starts_in_reasoning = starts_in_reasoning
@@ -113,7 +113,7 @@ class TokenLog:
     def position_ids(self, start: int, stop: int) -> NDArray[np.int64]:
         """Position ids [3, stop - start] of the tokens from index `start` on, also of those that are still to come."""
         in_prompt = self._position_ids[:, start:stop]
-        after = np.arange(max(start, self.num_prompt), stop) + self._rope_delta
+        after = np.arange(max(start, self.num_prompt), stop) + self.rope_delta
         return np.concatenate((in_prompt, np.broadcast_to(after, (3, len(after)))), axis=1)
 
     def lacks_features(self, stop: int) -> bool:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import BundleError
+from edge_runtime.model.graph import Graph, TensorSpec
 from edge_runtime.model.manifest import Architecture, VisionArchitecture, vision_segments
-from edge_runtime.model.session import Graph, TensorSpec
 
 FLOAT, INT64, INT32 = "tensor(float)", "tensor(int64)", "tensor(int32)"
 _CACHE_DTYPES: Mapping[KVDtype, str] = {"fp32": FLOAT, "fp16": "tensor(float16)", "int8": "tensor(int8)"}

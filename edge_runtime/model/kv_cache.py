@@ -29,8 +29,8 @@ class Checkpoint:
 class KVLease(Protocol):
     """The room one chat holds in the cache, and with it all that a model keeps of the chat's past.
 
-    `truncate` works for keys and values alone. A state that is folded into itself with every token (a recurrent layer's)
-    can only be restored from a checkpoint taken before; what should work for any model uses those.
+    `truncate` works for keys and values alone. A state that every token is folded into (a recurrent layer's) can only
+    be restored from a checkpoint taken before; what should work for any model uses those.
     """
 
     @property

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.graph import Array, Graph
 from edge_runtime.model.manifest import VisionArchitecture, vision_segments
-from edge_runtime.model.session import Array, Graph
 from edge_runtime.vision.positions import PatchPositions, patch_positions
 
 MAX_PAIRS = {"portable": 1 << 24, "edge": 1 << 25}

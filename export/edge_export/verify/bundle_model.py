@@ -27,7 +27,7 @@ INT8_ZERO_POINT = 128
 """Zero point of int8 embedding rows."""
 
 
-class BundleSession:
+class BundleModel:
     """The vision and decoder graphs of one bundle; one of them is loaded at a time, so that large ones fit."""
 
     def __init__(
