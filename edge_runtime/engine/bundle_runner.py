@@ -20,15 +20,16 @@ from edge_runtime.engine.model_runner import Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.errors import InternalError
-from edge_runtime.model.bundle import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, Bundle
+from edge_runtime.families.qwen3_vl.decoder import RotaryTables, prompt_positions
+from edge_runtime.families.qwen3_vl.vision import vision_contract
+from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.contract import check_contract, vision_contract
+from edge_runtime.model.contract import check_contract
 from edge_runtime.model.decoder import Decoder, DecoderStep, Logits, PortableDecoder
 from edge_runtime.model.embeddings import TokenEmbeddings
 from edge_runtime.model.graph import Graph, GraphSettings
 from edge_runtime.model.kv_cache import KVCache
-from edge_runtime.model.manifest import decoder_graph_name
-from edge_runtime.model.positions import RotaryTables, prompt_positions
+from edge_runtime.model.manifest import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, decoder_graph_name
 from edge_runtime.model.prompt import PromptBuilder
 from edge_runtime.model.ragged_decoder import RaggedDecoder
 from edge_runtime.model.template import ChatTemplate
@@ -109,8 +110,8 @@ class BundleRunner:
             request.messages,
             [plan.placeholder for plan in plans],
             self._max_context,
-            request.enable_thinking,
-            parse_special=request.parse_special,
+            request.options.enable_thinking,
+            parse_special=request.options.parse_special,
         )
         position_ids, rope_delta = prompt_positions(len(prompt.input_ids), prompt.spans)
         runs = [run for plan in plans for run in plan.runs]

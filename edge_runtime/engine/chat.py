@@ -79,7 +79,7 @@ class Chat:
     ) -> None:
         """`log` and `transcript` are this chat's alone; `prefill_chunk`: tokens of its prompt that run at a time.
 
-        `request.max_tokens` is a number by now: the engine has filled in what the context has room for.
+        `request.options.max_tokens` is a number by now: the engine has filled in what the context has room for.
         """
         self.request = request
         self.log = log
@@ -88,8 +88,8 @@ class Chat:
         self.cancel = cancel
         self.prefill_chunk = prefill_chunk
         self.lease: KVLease | None = None
-        self._repetition = RepetitionDetector() if request.stop_on_repetition else None
-        self._sampler = Sampler(request.sampling, log.input_ids)
+        self._repetition = RepetitionDetector() if request.options.stop_on_repetition else None
+        self._sampler = Sampler(request.options, log.input_ids)
         self._unsent_ids: list[int] = []
         self._unsent_logprobs: list[TokenLogprob] = []
 
@@ -126,8 +126,8 @@ class Chat:
     @property
     def max_tokens(self) -> int:
         """How long the answer may become."""
-        assert self.request.max_tokens is not None
-        return self.request.max_tokens
+        assert self.request.options.max_tokens is not None
+        return self.request.options.max_tokens
 
     def step(self, num_tokens: int) -> Step:
         """The run of the next `num_tokens` of the log that are not cached yet; logits only where the log ends."""
@@ -155,8 +155,8 @@ class Chat:
         self._unsent_ids.append(token_id)
         if self._repetition is not None:
             self._repetition.feed(token_id)
-        if self.request.num_logprobs is not None:
-            self._unsent_logprobs.append(token_logprob(logits, token_id, self.request.num_logprobs))
+        if self.request.options.num_logprobs is not None:
+            self._unsent_logprobs.append(token_logprob(logits, token_id, self.request.options.num_logprobs))
         return token_id
 
     def say(self, token_id: int, data: bytes) -> list[Delta]:
@@ -181,7 +181,7 @@ class Chat:
 
     def _delta(self, channel: Channel, text: str) -> Delta:
         """A delta that carries all tokens since the last one."""
-        logprobs = None if self.request.num_logprobs is None else tuple(self._unsent_logprobs)
+        logprobs = None if self.request.options.num_logprobs is None else tuple(self._unsent_logprobs)
         delta = Delta(self.request.request_id, text, channel, tuple(self._unsent_ids), logprobs)
         self._unsent_ids.clear()
         self._unsent_logprobs.clear()

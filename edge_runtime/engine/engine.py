@@ -21,7 +21,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 from edge_runtime.engine.chat import Chat, Clock, Phase
 from edge_runtime.engine.events import Event, Failed, Finished
@@ -81,10 +80,10 @@ class Engine:
         self._scheduler.check_room()
         with _internal_unless_ours("preparing a prompt"):
             log = self._runner.prepare(request, cancel)
-            max_tokens = self._scheduler.answer_length(log.num_prompt, log.image_tokens, request.max_tokens)
-            transcript = Transcript(self._runner.think_token_ids, log.starts_in_reasoning, request.stop)
+            max_tokens = self._scheduler.answer_length(log.num_prompt, log.image_tokens, request.options.max_tokens)
+            transcript = Transcript(self._runner.think_token_ids, log.starts_in_reasoning, request.options.stop)
             # The pictures stay with `log` alone, which drops each as soon as it is encoded.
-            kept = replace(request, messages=(), max_tokens=max_tokens)
+            kept = GenerationRequest(request.request_id, (), request.options, max_tokens=max_tokens)
             return Chat(kept, log, transcript, clock, cancel, self._settings.prefill_chunk)
 
     def add(self, chat: Chat) -> None:
@@ -172,11 +171,11 @@ class Engine:
         row = logits.rows[-1]
         # What may not be said is to be masked here: rescoring spends its few candidates on what is left.
         if logits.hidden is not None:
-            rescore(row, logits.hidden[-1], chat.request.sampling.top_k, self._runner.score)
+            rescore(row, logits.hidden[-1], chat.request.options.top_k, self._runner.score)
         token_id = chat.draw(row)
         is_eos = token_id in self._runner.eos_token_ids
         self._events += chat.say(token_id, b"" if is_eos else self._runner.detokenize([token_id]))
-        if is_eos or chat.transcript.stopped:
+        if (is_eos and not chat.request.options.ignore_eos) or chat.transcript.stopped:
             self._end(chat, chat.finish("stop"))
         elif chat.log.num_output == chat.max_tokens:
             self._end(chat, chat.finish("length"))

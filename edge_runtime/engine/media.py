@@ -17,14 +17,14 @@ from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.model_runner import MediaTimings
 from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.errors import BadImage, EdgeError
+from edge_runtime.families.qwen3_vl.config import VisionArchitecture
+from edge_runtime.families.qwen3_vl.patchify import Normalization, patchify
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, media_parts
-from edge_runtime.model.manifest import VisionArchitecture
 from edge_runtime.model.prompt import refuse_overflow
 from edge_runtime.vision.decoding import BadFrame, PictureDecoder
 from edge_runtime.vision.encoder import VisionEncoder
 from edge_runtime.vision.image import Pixels
-from edge_runtime.vision.patchify import Normalization, patchify
 from edge_runtime.vision.plan import MediaPlan, MediaPlanner
 
 _DIGEST_BYTES = 16

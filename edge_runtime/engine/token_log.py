@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.model.prompt import VisionSpan
+from edge_runtime.families.qwen3_vl.processor import VisionSpan
 from edge_runtime.vision.encoder import Encoding, VisionFeatures
 from edge_runtime.vision.pending import PendingPixels
 from edge_runtime.vision.plan import VisionRun

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import Cancelled, InternalError
+from edge_runtime.families.qwen3_vl.config import Architecture, TextArchitecture
+from edge_runtime.families.qwen3_vl.decoder import edge_decoder_contract
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.contract import check_contract, edge_decoder_contract
+from edge_runtime.model.contract import check_contract
 from edge_runtime.model.decoder import DecoderStep, Logits, logits_buffers, split_logits
 from edge_runtime.model.graph import Array, Graph
 from edge_runtime.model.kv_cache import PagedKVCache, PagedLease
 from edge_runtime.model.kv_memory import KVMemory, Rows
-from edge_runtime.model.manifest import Architecture, TextArchitecture
 
 BLOCK_SIZE = 64
 """Tokens in a block: as many keys as the attention kernels take at a time (docs/decisions/0030-edge-flavour.md)."""

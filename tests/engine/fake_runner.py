@@ -19,13 +19,13 @@ from edge_runtime.engine.request import GenerationRequest, SamplingParams
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.errors import BadPrompt
+from edge_runtime.families.qwen3_vl.patchify import Normalization
+from edge_runtime.families.qwen3_vl.processor import TokenGrid, VisionSpan
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.decoder import Logits
 from edge_runtime.model.kv_cache import Checkpoint
-from edge_runtime.model.prompt import TokenGrid, VisionSpan
 from edge_runtime.vision.encoder import VisionFeatures
-from edge_runtime.vision.patchify import Normalization
 from edge_runtime.vision.plan import VisionRun
 
 EOS, THINK, END_THINK, IMAGE = 256, 257, 258, 259
@@ -216,7 +216,7 @@ def engine_of(runner: FakeRunner, **settings: int) -> Engine:
 
 def request(request_id: str, text: str = "hello", images: int = 0, **fields: object) -> GenerationRequest:
     """A request with `images` images before `text`; sampling fields are recognised by name."""
-    names = SamplingParams.__dataclass_fields__
+    names = SamplingParams.__struct_fields__
     sampling = SamplingParams(**{k: v for k, v in fields.items() if k in names})  # type: ignore[arg-type]
     rest = {k: v for k, v in fields.items() if k not in names}
     parts = (*(ImagePart(b"") for _ in range(images)), TextPart(text))

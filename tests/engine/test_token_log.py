@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from edge_runtime.engine.token_log import Media, TokenLog
-from edge_runtime.model.positions import prompt_positions
-from edge_runtime.model.prompt import TokenGrid, VisionSpan
-from edge_runtime.vision.patchify import Normalization
+from edge_runtime.families.qwen3_vl.decoder import prompt_positions
+from edge_runtime.families.qwen3_vl.patchify import Normalization
+from edge_runtime.families.qwen3_vl.processor import TokenGrid, VisionSpan
 from edge_runtime.vision.plan import VisionRun
 from tests.engine.fake_runner import FEATURES, FakeEncoding, FakePixels
 

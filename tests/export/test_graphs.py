@@ -16,7 +16,8 @@ from edge_export.layers_portable import matmul
 from edge_export.quantize import dequantize, quantize
 from edge_export.tensor_file import HashedFile, TensorFile
 from edge_export.weight_writer import BITS, StoredMatrix
-from edge_runtime.model.manifest import TensorFormat, WeightFormat, load_manifest, vision_segments
+from edge_runtime.families.qwen3_vl.config import vision_segments
+from edge_runtime.model.manifest import TensorFormat, WeightFormat, load_manifest
 from tests.export.small_model import open_graph, random_array
 from tests.onnx_graphs import graphs_of
 

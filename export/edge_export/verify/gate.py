@@ -31,7 +31,7 @@ from edge_export.verify.memory import numpy_cache_bytes
 from edge_export.verify.prompts import GatePrompt, gate_prompts
 from edge_export.verify.rounded_weights import RoundedWeights
 from edge_kernels.library import KernelError, KernelLibrary
-from edge_runtime.model.manifest import Manifest, ParityReport, load_manifest
+from edge_runtime.model.manifest import TOKENIZER, Manifest, ParityReport, load_manifest
 
 ReferenceName = Literal["numpy", "optimum"]
 ANSWER_TOKENS = 24
@@ -93,7 +93,7 @@ def run_gate(
         kernels = _installed_kernels()
     model = BundleModel(bundle, manifest, read_config(source), kernels)
     judges = _open_references(reference, source, manifest, numpy_cache_bytes())
-    prompts = gate_prompts(Tokenizer.from_file(str(bundle / "tokenizer.json")), manifest)
+    prompts = gate_prompts(Tokenizer.from_file(str(bundle / TOKENIZER)), manifest)
     results = []
     for prompt in prompts:
         results.append(compare(model, judges, prompt))
@@ -110,7 +110,7 @@ def run_quick_gate(
     `source` must be the checkpoint the bundle was just made from. A bundle of flavour `edge` needs `kernels`.
     """
     model = BundleModel(bundle, manifest, read_config(source), kernels)
-    prompts = gate_prompts(Tokenizer.from_file(str(bundle / "tokenizer.json")), manifest)
+    prompts = gate_prompts(Tokenizer.from_file(str(bundle / TOKENIZER)), manifest)
     (prompt,) = (prompt for prompt in prompts if prompt.name == QUICK_PROMPT)
     result = compare(model, _open_references("numpy", source, manifest, 0), prompt, QUICK_ANSWER_TOKENS)
     return summarize([result], "numpy", quick_limits_for(manifest))
