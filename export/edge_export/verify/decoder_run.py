@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_export.reference.decoder import DecoderInput
-from edge_export.reference.ops import Array
-from edge_export.reference.positions import text_rotary
+from edge_export.families.qwen3_vl.reference.decoder import DecoderInput
+from edge_export.families.qwen3_vl.reference.ops import Array
+from edge_export.families.qwen3_vl.reference.positions import text_rotary
 from edge_export.verify.ort import ort
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.families.qwen3_vl.config import TextArchitecture

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from edge_export.families.qwen3_vl.layers import (
+    LAYER_NORM_EPS,
+    Activation,
+    CachedAttention,
+    Linear,
+    Parts,
+    Rotary,
+    Stream,
+)
 from edge_export.graph import EDGE, Attribute, GraphBuilder, Value
-from edge_export.layers import LAYER_NORM_EPS, Activation, CachedAttention, Linear, Parts, Rotary, Stream
 from edge_export.packed_weights import write_gate_up, write_stacked
 from edge_export.weight_writer import BITS, StoredMatrix, WeightWriter
 from edge_runtime.devices.profile import KVDtype
