@@ -5,6 +5,7 @@
 #include <cstdint>
 
 namespace edge {
+namespace {
 
 // Query rows of a tile: enough to pay for packing the keys, few enough to stay in the second cache level; a multiple
 // of the six rows that registers hold.
@@ -35,4 +36,5 @@ constexpr size_t tile_memory_bytes(size_t rows, size_t head_dim) {
   return row_bytes + key_bytes + staging_bytes + 64;
 }
 
+}  // namespace
 }  // namespace edge

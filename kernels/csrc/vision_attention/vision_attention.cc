@@ -56,7 +56,8 @@ class VisionAttention : public Kernel {
     query_rows.expect(ort::kInt64, {2});
     const int64_t begin = query_rows.as<int64_t>()[0], end = query_rows.as<int64_t>()[1];
     if (begin < 0 || begin > end || end > run.patches) {
-      throw Error(text("input 'query_rows' is [", begin, ", ", end, "], wanted a range within ", run.patches, " patches"));
+      throw Error(
+          text("input 'query_rows' is [", begin, ", ", end, "], wanted a range within ", run.patches, " patches"));
     }
     run.first_query = begin;
     run.queries = end - begin;
