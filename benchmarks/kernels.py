@@ -44,7 +44,7 @@ class Result:
 
 
 class Bench:
-    """Sessions of single ops on one library with one number of threads."""
+    """Graphs of single ops on one library with one number of threads."""
 
     def __init__(self, library: KernelLibrary, threads: int, repeats: int) -> None:
         self.library, self.threads, self.repeats = library, threads, repeats
@@ -61,7 +61,7 @@ class Bench:
                     taken.append(self.clock() - start)
         return [statistics.median(taken) for taken in times]
 
-    def session(
+    def graph(
         self, op: str, feeds: dict[str, Array | None], weights: dict[str, Array | None], domain: str, **attributes: Any
     ) -> Run:
         """A graph of one node, bound to its inputs; `weights` are initializers."""
@@ -81,16 +81,16 @@ class Bench:
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
-        # Sessions run in turn: the threads of one must not spin while another is timed.
+        # Graphs run in turn: the threads of one must not spin while another is timed.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.library.use_in(options)
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-        binding = session.io_binding()
+        loaded = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        binding = loaded.io_binding()
         for name, value in feeds.items():
             if value is not None:
                 binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
         binding.bind_output("y", "cpu")
-        return lambda: session.run_with_iobinding(binding)
+        return lambda: loaded.run_with_iobinding(binding)
 
     def on_all_threads(self, work: Callable[[int], object]) -> Run:
         """A run of `work(i)` on every thread at once."""
@@ -122,11 +122,11 @@ def linear(bench: Bench) -> Iterator[Result]:
             scales = rng.uniform(0.001, 0.01, (out, features // block)).astype(np.float16)
             packed = pack(stored, scales, bits)
             x = rng.standard_normal((rows, features), np.float32)
-            ours = bench.session(
+            ours = bench.graph(
                 "Linear", {"x": x}, {"weight": packed.weight, "scales": packed.scales}, "edge",
                 bits=bits, block_size=block, out_features=out, activation="none",
             )  # fmt: skip
-            theirs = bench.session(
+            theirs = bench.graph(
                 "MatMulNBits", {"x": x}, {"b": stored, "s": scales.astype(np.float32)}, "com.microsoft",
                 bits=bits, block_size=block, N=out, K=features, accuracy_level=4,
             )  # fmt: skip
@@ -163,7 +163,7 @@ def attention(bench: Bench) -> Iterator[Result]:
             }
             if dtype is np.int8:
                 feeds |= {name: np.ones(pool[:3], np.float32) for name in ("key_scale", "value_scale")}
-            run = bench.session("Attention", feeds, {}, "edge", num_heads=heads, num_kv_heads=kv_heads, epsilon=1e-6)
+            run = bench.graph("Attention", feeds, {}, "edge", num_heads=heads, num_kv_heads=kv_heads, epsilon=1e-6)
             table = feeds["block_table"]
             assert table is not None
 
@@ -192,7 +192,7 @@ def vision_attention(bench: Bench) -> Iterator[Result]:
             "rope_cos": np.cos(angles),
             "rope_sin": np.sin(angles),
         }
-        run = bench.session("VisionAttention", feeds, {}, "edge", num_heads=heads)
+        run = bench.graph("VisionAttention", feeds, {}, "edge", num_heads=heads)
         (seconds,) = bench.medians([run])
         yield Result(
             f"VisionAttention {patches} patches", seconds * 1e3, 4 * patches**2 * heads * head_dim / seconds / 1e9
@@ -203,7 +203,7 @@ def small(bench: Bench) -> Iterator[Result]:
     """What moves memory: norms, patches, frame differences of a 1920x1088 screen."""
     rng = np.random.default_rng(0)
     x, weight = rng.standard_normal((1024, 2048), np.float32), np.ones(2048, np.float32)
-    norm = bench.session("RMSNorm", {"x": x, "weight": weight, "residual": None}, {}, "edge", epsilon=1e-6)
+    norm = bench.graph("RMSNorm", {"x": x, "weight": weight, "residual": None}, {}, "edge", epsilon=1e-6)
     frame, other = rng.integers(0, 256, (2, 1088, 1920, 3), dtype=np.uint8)
     scale, offset = np.full(3, 2 / 255, np.float32), np.full(3, -1, np.float32)
     patches = bench.library.patchify([frame, frame], 16, 2, scale, offset)

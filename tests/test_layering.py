@@ -28,7 +28,8 @@ ARROWS = {
     "engine": {"vision", "model"},
     "frames": {"errors"},
     "vision": {"model"},
-    "model": {"devices"},
+    "model": {"families"},
+    "families": {"devices"},
     "devices": {"errors"},
     "errors": set(),
 }
@@ -38,6 +39,7 @@ SEEN_OF_OTHER_ROOTS = {
     ("edge_runtime", "edge_kernels"): {"edge_kernels.library"},
     ("edge_export", "edge_kernels"): {"edge_kernels.library", "edge_kernels.packing"},
     ("edge_export", "edge_runtime"): {
+        "edge_runtime.families.qwen3_vl.config",
         "edge_runtime.model.manifest",
         "edge_runtime.model.pocket",
         "edge_runtime.devices.memory",
@@ -48,7 +50,7 @@ SEEN_OF_OTHER_ROOTS = {
 """(importing root, imported root) -> the modules it may import; a pair that is not here may import nothing."""
 
 HOMES = {
-    ("edge_runtime", "onnxruntime"): "model/session.py",
+    ("edge_runtime", "onnxruntime"): "model/graph.py",
     ("edge_runtime", "zmq"): "serving/",
     ("edge_export", "onnxruntime"): "verify/ort.py",
     ("edge_export", "huggingface_hub"): "checkpoint/hub.py",
@@ -255,6 +257,9 @@ def test_arrows_have_no_cycle() -> None:
     [
         ("edge_runtime", "model/a.py", "from edge_runtime.engine.engine import Engine"),
         ("edge_runtime", "model/a.py", "from edge_runtime.vision import image"),
+        ("edge_runtime", "families/qwen3_vl/a.py", "from edge_runtime.model.manifest import Manifest"),
+        ("edge_runtime", "families/qwen3_vl/a.py", "from edge_runtime.vision.image import Pixels"),
+        ("edge_runtime", "families/qwen3_vl/a.py", "import onnxruntime"),
         ("edge_runtime", "devices/a.py", "import edge_runtime.model.manifest"),
         ("edge_runtime", "errors.py", "from edge_runtime.devices.probe import Machine"),
         ("edge_runtime", "frames/a.py", "from edge_runtime.model.manifest import Manifest"),
@@ -278,7 +283,8 @@ def test_arrows_have_no_cycle() -> None:
         ("edge_export", "decoder.py", "from torch import nn"),
         ("edge_export", "verify/a.py", "import onnxruntime as ort"),
         ("edge_export", "verify/a.py", "from edge_runtime.engine.engine import Engine"),
-        ("edge_export", "verify/a.py", "from edge_runtime.model.session import Graph"),
+        ("edge_export", "verify/a.py", "from edge_runtime.model.graph import Graph"),
+        ("edge_export", "verify/a.py", "from edge_runtime.families.qwen3_vl.vision import patch_positions"),
         ("edge_kernels", "a.py", "from edge_runtime.errors import EdgeError"),
         ("edge_kernels", "a.py", "import onnxruntime"),
     ],
@@ -295,10 +301,11 @@ def test_planted_import_is_found(root: str, path: str, source: str) -> None:
             "cli/a.py",
             "from edge_runtime.devices.probe import Machine\nfrom edge_runtime import __version__",
         ),
-        ("edge_runtime", "vision/a.py", "from edge_runtime.model.session import Graph"),
-        ("edge_runtime", "model/session.py", "import onnxruntime"),
+        ("edge_runtime", "vision/a.py", "from edge_runtime.model.graph import Graph"),
+        ("edge_runtime", "model/graph.py", "import onnxruntime"),
         ("edge_runtime", "serving/client.py", "import zmq.asyncio"),
         ("edge_runtime", "model/a.py", "from edge_kernels.library import KernelLibrary"),
+        ("edge_runtime", "model/a.py", "from edge_runtime.families.qwen3_vl.config import Architecture"),
         ("edge_runtime", "cli/a.py", "from edge_runtime.bench.benchmark import run_benchmark"),
         ("edge_runtime", "bench/a.py", "from edge_runtime.engine.load import load_engine"),
         ("edge_export", "a.py", "from edge_kernels.packing import pack"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from edge_runtime.model.manifest import Manifest
-
-DECODER_WEIGHTS = "decoder.onnx.data"
+from edge_runtime.model.manifest import DECODER_WEIGHTS, Manifest
 
 
 def decode_bytes(manifest: Manifest, context_tokens: int, kv_bytes_per_token: float) -> float:

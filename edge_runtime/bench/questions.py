@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import BadParameter
+from edge_runtime.families.qwen3_vl.processor import PixelRange, image_target_size
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.manifest import Manifest
-from edge_runtime.vision.resize import PixelRange, image_target_size
 
 QUESTION_TOKENS = 20
 DECODE_TOKENS = 32

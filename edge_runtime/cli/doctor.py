@@ -15,7 +15,7 @@ def doctor() -> None:
     from edge_runtime.devices.probe import probe_machine  # noqa: PLC0415
     from edge_runtime.devices.profile import list_profiles  # noqa: PLC0415
     from edge_runtime.devices.select import pick_profile  # noqa: PLC0415
-    from edge_runtime.model.session import describe_onnxruntime  # noqa: PLC0415
+    from edge_runtime.model.graph import describe_onnxruntime  # noqa: PLC0415
 
     console = Console(highlight=False, soft_wrap=True)
     machine = probe_machine()

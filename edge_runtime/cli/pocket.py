@@ -21,12 +21,12 @@ from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime import __version__
 from edge_runtime.errors import BundleError
 from edge_runtime.model.bundle import open_bundle
-from edge_runtime.model.manifest import MANIFEST_NAME
+from edge_runtime.model.manifest import CHAT_TEMPLATE, MANIFEST_NAME, TOKENIZER
 from edge_runtime.model.pocket import NAME, checkpoint
 
 __all__ = ["NAME", "bundle_folder", "cache_folder", "checkpoint", "pocket_bundle"]
 
-_OURS = ("manifest.json", "tokenizer.json", "chat_template.jinja", "README.md", "LICENSE*", "*.onnx", "*.data", "*.bin")
+_OURS = (MANIFEST_NAME, TOKENIZER, CHAT_TEMPLATE, "README.md", "LICENSE*", "*.onnx", "*.data", "*.bin")
 """Names of what an export writes: no other file is ever removed."""
 
 _ELSEWHERE = (

@@ -14,13 +14,13 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from edge_runtime.engine.request import DEFAULT_MAX_TOKENS, SamplingParams
+from edge_runtime.engine.request import DEFAULT_MAX_TOKENS, GenerationOptions
 from edge_runtime.errors import BadImage, BadPrompt
+from edge_runtime.families.qwen3_vl.processor import PixelRange, image_target_size
 from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart
 from edge_runtime.serving.images import image_part
 from edge_runtime.serving.messages import VideoSampling
 from edge_runtime.vision.image import ImageLimits, image_size
-from edge_runtime.vision.resize import PixelRange, image_target_size
 from edge_runtime.vision.video import Clip, sample_clip, silence_decoder
 
 Say = Callable[[str], None]
@@ -51,13 +51,7 @@ class Question:
     images: tuple[Path, ...]
     video: Path | None
     system: str | None
-    sampling: SamplingParams
-    max_tokens: int | None
-    stop: tuple[str, ...]
-    enable_thinking: bool | None
-    num_logprobs: int | None
-    stop_on_repetition: bool = True
-    parse_special: bool = False
+    options: GenerationOptions
     max_pixels: int | None = None
     """Pictures are made smaller than this, whatever the one who answers could take."""
 
@@ -106,7 +100,7 @@ class Question:
         image_tokens = sum(math.prod(size) // cell for size in images)
         # A token has a byte at least. Whether it all fits is for the engine to say; the clip gets a quarter anyhow.
         words = sum(len(text.encode("utf-8", "replace")) for text in (self.prompt, self.system or ""))
-        rest = _TEMPLATE_TOKENS + words + image_tokens + (self.max_tokens or DEFAULT_MAX_TOKENS)
+        rest = _TEMPLATE_TOKENS + words + image_tokens + (self.options.max_tokens or DEFAULT_MAX_TOKENS)
         left = max(served.max_context - rest, served.max_context // 4)
         return msgspec.structs.replace(video, max_tokens=min(video.max_tokens, left))
 

@@ -62,16 +62,7 @@ def _ask_server(client: Client, question: Question, say: Say | None) -> Iterator
         raise BadParameter("max_pixels makes images and videos smaller, and the question has none; leave it out")
     # The server tells how it wants a video, and how large an image may be; else nothing needs to be known about it.
     served = client.info() if question.video is not None or (question.images and say is not None) else None
-    stream = client.generate(
-        question.messages(served, say),
-        sampling=question.sampling,
-        max_tokens=question.max_tokens,
-        stop=question.stop,
-        enable_thinking=question.enable_thinking,
-        num_logprobs=question.num_logprobs,
-        stop_on_repetition=question.stop_on_repetition,
-        parse_special=question.parse_special,
-    )
+    stream = client.generate(question.messages(served, say), question.options)
     with stream:
         yield from stream
         yield stream.result
@@ -80,17 +71,7 @@ def _ask_server(client: Client, question: Question, say: Say | None) -> Iterator
 def _ask_engine(
     planned: PlannedBundle, local: LocalOptions, question: Question, say: Say | None
 ) -> Iterator[Delta | Finished]:
-    request = GenerationRequest(
-        request_id="ask",
-        messages=question.messages(planned.model_info(), say),
-        sampling=question.sampling,
-        max_tokens=question.max_tokens,
-        stop=question.stop,
-        enable_thinking=question.enable_thinking,
-        num_logprobs=question.num_logprobs,
-        stop_on_repetition=question.stop_on_repetition,
-        parse_special=question.parse_special,
-    )
+    request = GenerationRequest("ask", question.messages(planned.model_info(), say), question.options)
     if local.on_plan is not None:
         local.on_plan(planned.plan)
         if planned.parity_notice is not None:

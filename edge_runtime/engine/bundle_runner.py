@@ -20,17 +20,19 @@ from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.rescoring import Rescorer
 from edge_runtime.errors import InternalError
-from edge_runtime.model.bundle import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, Bundle
+from edge_runtime.families.qwen3_vl.decoder import RotaryTables, prompt_positions
+from edge_runtime.families.qwen3_vl.processor import VisionSpan
+from edge_runtime.families.qwen3_vl.vision import vision_contract
+from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.contract import check_contract, vision_contract
+from edge_runtime.model.contract import check_contract
 from edge_runtime.model.decoder import Decoder, DecoderInputs, DecoderStep, PortableDecoder
 from edge_runtime.model.embeddings import TokenEmbeddings
+from edge_runtime.model.graph import Graph, GraphSettings
 from edge_runtime.model.kv_cache import KVCache
-from edge_runtime.model.manifest import decoder_graph_name
-from edge_runtime.model.positions import RotaryTables, prompt_positions
-from edge_runtime.model.prompt import PromptBuilder, VisionSpan
+from edge_runtime.model.manifest import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, decoder_graph_name
+from edge_runtime.model.prompt import PromptBuilder
 from edge_runtime.model.ragged_decoder import RaggedDecoder
-from edge_runtime.model.session import Graph, SessionSettings
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
 from edge_runtime.vision.decoding import PictureDecoder
@@ -49,7 +51,7 @@ class RunnerSettings:
     """Tokens of all chats in flight together."""
     max_pixels: int | None
     """Cap on an image, or a video frame, after resizing; None: the bundle's own."""
-    session: SessionSettings
+    graphs: GraphSettings
     image_limits: ImageLimits
     kv_dtype: KVDtype = "fp32"
     """How keys and values are stored: one of `manifest.kv_dtypes`."""
@@ -143,8 +145,8 @@ class BundleRunner:
             request.messages,
             placeholders,
             self._max_context,
-            request.enable_thinking,
-            parse_special=request.parse_special,
+            request.options.enable_thinking,
+            parse_special=request.options.parse_special,
         )
         position_ids, rope_delta = prompt_positions(len(prompt.input_ids), prompt.spans)
         return BundlePrompt(
@@ -250,4 +252,4 @@ def _load_decoder(bundle: Bundle, settings: RunnerSettings, rescorer: Rescorer) 
 
 
 def _load(bundle: Bundle, name: str, settings: RunnerSettings) -> Graph:
-    return Graph(bundle.file(name), settings.session)
+    return Graph(bundle.file(name), settings.graphs)

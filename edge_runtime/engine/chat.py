@@ -72,7 +72,7 @@ class Chat:
     ) -> None:
         """`prompt` and `transcript` are this chat's alone; `submitted_s` is a `time.perf_counter` reading.
 
-        `request.max_tokens` is a number by now: the engine has filled in what the context has room for.
+        `request.options.max_tokens` is a number by now: the engine has filled in what the context has room for.
         """
         self.request = request
         self.prompt = prompt
@@ -82,8 +82,8 @@ class Chat:
         self.cancel = cancel
         self.lease: KVLease | None = None
         self.output_ids: list[int] = []
-        self._repetition = RepetitionDetector() if request.stop_on_repetition else None
-        self._sampler = Sampler(request.sampling, self.prompt_ids)
+        self._repetition = RepetitionDetector() if request.options.stop_on_repetition else None
+        self._sampler = Sampler(request.options, self.prompt_ids)
         self._unsent_ids: list[int] = []
         self._unsent_logprobs: list[TokenLogprob] = []
 
@@ -114,8 +114,8 @@ class Chat:
     @property
     def max_tokens(self) -> int:
         """How long the answer may become."""
-        assert self.request.max_tokens is not None
-        return self.request.max_tokens
+        assert self.request.options.max_tokens is not None
+        return self.request.options.max_tokens
 
     def step(self, num_tokens: int) -> Step:
         """The run of the next `num_tokens` of the log that are not cached yet; logits only where the log ends."""
@@ -127,7 +127,7 @@ class Chat:
             token_ids = np.asarray(self.output_ids[start - num_prompt :], dtype=np.int64)
         assert len(token_ids) == num_tokens
         want_logits = start + num_tokens == num_prompt + len(self.output_ids)
-        return Step(self.prompt, token_ids, self.lease, want_logits, self.cancel, self.request.sampling.top_k)
+        return Step(self.prompt, token_ids, self.lease, want_logits, self.cancel, self.request.options.top_k)
 
     def rewind(self, num_cached: int, num_tokens: int) -> int:
         """After a failed run of `num_tokens` on top of `num_cached`: get ready to repeat it; return the tokens to run.
@@ -153,8 +153,8 @@ class Chat:
         self._unsent_ids.append(token_id)
         if self._repetition is not None:
             self._repetition.feed(token_id)
-        if self.request.num_logprobs is not None:
-            self._unsent_logprobs.append(token_logprob(logits, token_id, self.request.num_logprobs))
+        if self.request.options.num_logprobs is not None:
+            self._unsent_logprobs.append(token_logprob(logits, token_id, self.request.options.num_logprobs))
         return token_id
 
     def say(self, token_id: int, data: bytes) -> list[Delta]:
@@ -185,7 +185,7 @@ class Chat:
 
     def _delta(self, channel: Channel, text: str) -> Delta:
         """A delta that carries all tokens since the last one."""
-        logprobs = None if self.request.num_logprobs is None else tuple(self._unsent_logprobs)
+        logprobs = None if self.request.options.num_logprobs is None else tuple(self._unsent_logprobs)
         delta = Delta(self.request.request_id, text, channel, tuple(self._unsent_ids), logprobs)
         self._unsent_ids.clear()
         self._unsent_logprobs.clear()

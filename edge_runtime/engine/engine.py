@@ -21,7 +21,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,11 +84,11 @@ class Engine:
         with _internal_unless_ours("preparing a prompt"):
             prompt = self._runner.prepare(request, cancel)
             num_prompt = len(prompt.input_ids)
-            max_tokens = self._scheduler.answer_length(num_prompt, prompt.image_tokens, request.max_tokens)
+            max_tokens = self._scheduler.answer_length(num_prompt, prompt.image_tokens, request.options.max_tokens)
             switch = ChannelSwitch(self._runner.think_token_ids, self._runner.starts_in_reasoning(prompt))
             # The pictures stay with `prompt` alone, which drops each as soon as it is encoded.
-            kept = replace(request, messages=(), max_tokens=max_tokens)
-            return Chat(kept, prompt, Transcript(switch, request.stop), submitted_s, cancel)
+            kept = GenerationRequest(request.request_id, (), request.options, max_tokens=max_tokens)
+            return Chat(kept, prompt, Transcript(switch, request.options.stop), submitted_s, cancel)
 
     def add(self, chat: Chat) -> None:
         """Take on what `prepare` gave. If this raises, it was not taken on and will have no events.
@@ -177,7 +176,7 @@ class Engine:
         token_id = chat.draw(logits)
         is_eos = token_id in self._runner.eos_token_ids
         self._events += chat.say(token_id, b"" if is_eos else self._runner.detokenize([token_id]))
-        if is_eos or chat.transcript.stopped:
+        if (is_eos and not chat.request.options.ignore_eos) or chat.transcript.stopped:
             self._end(chat, chat.finish("stop"))
         elif len(chat.output_ids) == chat.max_tokens:
             self._end(chat, chat.finish("length"))

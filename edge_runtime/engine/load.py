@@ -13,7 +13,7 @@ from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import BundleError
 from edge_runtime.model.bundle import Bundle, open_bundle, refuse_failed
 from edge_runtime.model.footprint import footprint
-from edge_runtime.model.session import SessionSettings, choose_execution_provider
+from edge_runtime.model.graph import GraphSettings, choose_execution_provider
 from edge_runtime.vision.image import ImageLimits
 
 
@@ -46,7 +46,7 @@ def load_runner(
 ) -> BundleRunner:
     """The model alone, for who puts an engine of their own around it. Raises as `load_engine`."""
     kernels = _installed_kernels(bundle)
-    session = SessionSettings(
+    graphs = GraphSettings(
         num_threads=profile.threads,
         execution_provider=choose_execution_provider(profile.execution_providers),
         kernels=kernels if bundle.manifest.flavour == "edge" else None,
@@ -55,7 +55,7 @@ def load_runner(
         max_context=plan.context_tokens,
         max_cache_tokens=plan.kv_tokens,
         max_pixels=plan.max_pixels,
-        session=session,
+        graphs=graphs,
         image_limits=image_limits or ImageLimits(max_decode_bytes=plan.decoding_bytes),
         kv_dtype=plan.kv_dtype,
         kernels=kernels,

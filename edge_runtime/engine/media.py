@@ -14,14 +14,14 @@ from time import perf_counter
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.model_runner import MediaTimings
 from edge_runtime.errors import BadImage, EdgeError
+from edge_runtime.families.qwen3_vl.config import VisionArchitecture
+from edge_runtime.families.qwen3_vl.patchify import patchify
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, media_parts
-from edge_runtime.model.manifest import VisionArchitecture
 from edge_runtime.model.prompt import refuse_overflow
 from edge_runtime.vision.decoding import BadFrame, PendingPixels, PictureDecoder
 from edge_runtime.vision.encoder import Encoding, VisionEncoder, VisionFeatures
 from edge_runtime.vision.image import Pixels
-from edge_runtime.vision.patchify import patchify
 from edge_runtime.vision.plan import MediaPlan, MediaPlanner, VisionRun
 
 

@@ -8,11 +8,16 @@ from pathlib import Path
 
 from edge_runtime.errors import BundleError
 from edge_runtime.model.bundle_files import read_regular, regular_file_size
-from edge_runtime.model.manifest import Manifest, decoder_graph_name, kv_dtypes, load_manifest
+from edge_runtime.model.manifest import (
+    CHAT_TEMPLATE,
+    TOKENIZER,
+    VISION_GRAPH,
+    Manifest,
+    decoder_graph_name,
+    kv_dtypes,
+    load_manifest,
+)
 
-VISION_GRAPH = "vision.onnx"
-TOKENIZER = "tokenizer.json"
-CHAT_TEMPLATE = "chat_template.jinja"
 GRAPH_SUFFIX = ".onnx"
 _CHUNK_BYTES = 1 << 20
 _MAX_GRAPH_BYTES = 64 * 2**20

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import Cancelled, InternalError
+from edge_runtime.families.qwen3_vl.config import Architecture, TextArchitecture
+from edge_runtime.families.qwen3_vl.decoder import portable_decoder_contract
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.contract import check_contract, portable_decoder_contract
+from edge_runtime.model.contract import check_contract
+from edge_runtime.model.graph import Array, Binding, Graph
 from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease, KVCache, KVLease
-from edge_runtime.model.manifest import Architecture, TextArchitecture
-from edge_runtime.model.session import Array, Binding, Graph
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,15 +13,8 @@ from collections.abc import Mapping
 
 from edge_runtime.devices.memory import ModelFootprint
 from edge_runtime.devices.profile import KVDtype
-from edge_runtime.model.manifest import (
-    Architecture,
-    Flavour,
-    Manifest,
-    QuantizationScheme,
-    TensorFormat,
-    TextArchitecture,
-    kv_dtypes,
-)
+from edge_runtime.families.qwen3_vl.config import Architecture, TextArchitecture
+from edge_runtime.model.manifest import Flavour, Manifest, QuantizationScheme, TensorFormat, kv_dtypes
 
 _FLOAT_BYTES = 4
 _SCALE_BYTES: Mapping[Flavour, int] = {"portable": 4, "edge": 2}

@@ -14,12 +14,24 @@ import msgspec
 
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import BundleError
+from edge_runtime.families.qwen3_vl.config import Architecture
+from edge_runtime.families.record import Record
 from edge_runtime.model.bundle_files import check_distinct, read_regular, replace_file
 from edge_runtime.model.manifest_checks import check_manifest
 
 FORMAT_VERSION = 2
 """2: the vision graph runs in segments."""
+
 MANIFEST_NAME = "manifest.json"
+VISION_GRAPH, VISION_WEIGHTS = "vision.onnx", "vision.onnx.data"
+DECODER_WEIGHTS = "decoder.onnx.data"
+"""Of all decoder graphs; `decoder_graph_name` has their names."""
+EMBEDDING = "embedding.bin"
+"""The embedding table, where it is not the LM head's own data."""
+TOKENIZER, CHAT_TEMPLATE = "tokenizer.json", "chat_template.jinja"
+COMPANIONS = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md")
+"""Model card and licence, where the checkpoint has them."""
+
 _MAX_MANIFEST_BYTES = 8 * 2**20
 """Thirty times that of an 8B."""
 
@@ -28,71 +40,14 @@ WeightFormat = Literal["int4", "int8", "fp32"]
 TableLayout = Literal["rows", "packed"]
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of every manifest record: strict. mypy wants `frozen` and `kw_only` said again by every heir."""
-
-
-class VisionArchitecture(_Record, frozen=True, kw_only=True):
-    """The vision tower (`vision_config` of the checkpoint)."""
-
-    depth: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    in_channels: int
-    patch_size: int
-    temporal_patch_size: int
-    spatial_merge_size: int
-    num_position_embeddings: int
-    out_hidden_size: int
-    hidden_act: Literal["gelu", "gelu_pytorch_tanh"]
-    deepstack_layers: tuple[int, ...]
-    """Vision blocks whose output is tapped; tap i is added to the output of decoder layer i at image positions."""
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_heads
-
-    @property
-    def patch_dim(self) -> int:
-        """Values in one row of `pixel_values`: channels x temporal patch x patch x patch."""
-        return self.in_channels * self.temporal_patch_size * self.patch_size**2
-
-
-class TextArchitecture(_Record, frozen=True, kw_only=True):
-    """The decoder (`text_config` of the checkpoint)."""
-
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    rms_norm_eps: float
-    rope_theta: float
-    mrope_section: tuple[int, int, int]
-    max_position_embeddings: int
-    tie_word_embeddings: bool
-
-
-class Architecture(_Record, frozen=True, kw_only=True):
-    """Sizes of the model."""
-
-    model_type: Literal["qwen3_vl"]
-    vision: VisionArchitecture
-    text: TextArchitecture
-
-
-class TensorFormat(_Record, frozen=True, kw_only=True):
+class TensorFormat(Record, frozen=True, kw_only=True):
     """How one class of tensors is stored. `block_size` is None for fp32."""
 
     weights: WeightFormat
     block_size: int | None
 
 
-class QuantizationScheme(_Record, frozen=True, kw_only=True):
+class QuantizationScheme(Record, frozen=True, kw_only=True):
     """The storage of every tensor class; norms, biases and position embeddings are always fp32."""
 
     decoder_linear: TensorFormat
@@ -101,7 +56,7 @@ class QuantizationScheme(_Record, frozen=True, kw_only=True):
     embedding: TensorFormat
 
 
-class TensorError(_Record, frozen=True, kw_only=True):
+class TensorError(Record, frozen=True, kw_only=True):
     """Round-trip error of one quantized tensor: ||w - dequantize(quantize(w))|| / ||w||."""
 
     name: str
@@ -110,7 +65,7 @@ class TensorError(_Record, frozen=True, kw_only=True):
     max_abs: float
 
 
-class EmbeddingTable(_Record, frozen=True, kw_only=True):
+class EmbeddingTable(Record, frozen=True, kw_only=True):
     """Where the token embedding rows lie: a raw little-endian file the runtime maps and indexes with numpy.
 
     fp32: `data` holds float32 [vocab, hidden]. int8: uint8 at `data_offset`, zero point 128, and scales at
@@ -126,7 +81,7 @@ class EmbeddingTable(_Record, frozen=True, kw_only=True):
     scale_offset: int | None
 
 
-class ImageProcessor(_Record, frozen=True, kw_only=True):
+class ImageProcessor(Record, frozen=True, kw_only=True):
     """Image limits and normalization (`preprocessor_config.json`); pixel counts are after resizing."""
 
     min_pixels: int
@@ -135,7 +90,7 @@ class ImageProcessor(_Record, frozen=True, kw_only=True):
     std: tuple[float, float, float]
 
 
-class VideoProcessor(_Record, frozen=True, kw_only=True):
+class VideoProcessor(Record, frozen=True, kw_only=True):
     """Video limits (`video_preprocessor_config.json`); pixel counts are frames x height x width of a whole video."""
 
     min_pixels: int
@@ -147,7 +102,7 @@ class VideoProcessor(_Record, frozen=True, kw_only=True):
     max_frames: int
 
 
-class SpecialTokens(_Record, frozen=True, kw_only=True):
+class SpecialTokens(Record, frozen=True, kw_only=True):
     """Ids the runtime needs by meaning. The think pair is None where the tokenizer has none."""
 
     image_pad: int
@@ -159,7 +114,7 @@ class SpecialTokens(_Record, frozen=True, kw_only=True):
     think_end: int | None
 
 
-class GenerationDefaults(_Record, frozen=True, kw_only=True):
+class GenerationDefaults(Record, frozen=True, kw_only=True):
     """The checkpoint's own sampling defaults (`generation_config.json`); temperature 0 is greedy."""
 
     temperature: float
@@ -168,14 +123,14 @@ class GenerationDefaults(_Record, frozen=True, kw_only=True):
     repetition_penalty: float
 
 
-class FileEntry(_Record, frozen=True, kw_only=True):
+class FileEntry(Record, frozen=True, kw_only=True):
     """One file of the bundle."""
 
     size_bytes: int
     sha256: str
 
 
-class ParityReport(_Record, frozen=True, kw_only=True):
+class ParityReport(Record, frozen=True, kw_only=True):
     """What the parity gate measured (docs/bundle.md says how).
 
     JSON has no NaN: `edge-export verify` writes a figure that is no number as the worst there is, -1 or 1e300.
@@ -194,7 +149,7 @@ class ParityReport(_Record, frozen=True, kw_only=True):
     """KL to the reference on equally quantized weights: the graphs' own error. None for fp32, and with optimum."""
 
 
-class Manifest(_Record, frozen=True, kw_only=True):
+class Manifest(Record, frozen=True, kw_only=True):
     """The whole of `manifest.json`."""
 
     format_version: int
@@ -206,7 +161,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     image_processor: ImageProcessor
     video_processor: VideoProcessor
     special_tokens: SpecialTokens
-    special_tokens_map: dict[str, str | tuple[str, ...]] = {}
+    special_tokens_map: dict[str, str | tuple[str, ...]] = msgspec.field(default_factory=dict)
     """What the chat template sees by name: `bos_token`, `eos_token`, ... (transformers' map of the same name)."""
     generation: GenerationDefaults
     files: dict[str, FileEntry]
@@ -219,23 +174,6 @@ class Manifest(_Record, frozen=True, kw_only=True):
     def size_bytes(self) -> int:
         """Bytes of all files it lists: of everything in the bundle but the manifest itself."""
         return sum(entry.size_bytes for entry in self.files.values())
-
-
-def vision_segments(vision: VisionArchitecture) -> tuple[dict[str, int], ...]:
-    """The segments of the vision graph in order: the outputs of each, by name, with the width of their rows.
-
-    The last output of a segment that ends a tapped block is that block's DeepStack features.
-    """
-    hidden, taps = vision.hidden_size, vision.deepstack_layers
-    segments = []
-    for index in range(vision.depth + 1):
-        outputs = {f"stream.{index}": hidden, f"qkv.{index}": 3 * hidden}
-        if index == vision.depth:
-            outputs = {"image_embeds": vision.out_hidden_size}
-        if index - 1 in taps:
-            outputs[f"deepstack.{taps.index(index - 1)}"] = vision.out_hidden_size
-        segments.append(outputs)
-    return tuple(segments)
 
 
 def kv_dtypes(flavour: Flavour) -> tuple[KVDtype, ...]:

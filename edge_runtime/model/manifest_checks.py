@@ -12,27 +12,29 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edge_runtime.errors import BundleError
+from edge_runtime.families.qwen3_vl.config import (
+    Architecture,
+    VisionArchitecture,
+    check_architecture,
+    check_suits_kernels,
+)
+from edge_runtime.families.record import check_number, check_whole, refuse
 from edge_runtime.model.bundle_files import is_clean_text, is_plain_name
 
 if TYPE_CHECKING:
     from edge_runtime.model.manifest import (
-        Architecture,
         GenerationDefaults,
         ImageProcessor,
         Manifest,
         ParityReport,
         QuantizationScheme,
         SpecialTokens,
-        TextArchitecture,
         VideoProcessor,
-        VisionArchitecture,
     )
 
 _BLOCK_SIZES = (16, 32, 64, 128, 256)
-_MAX_LAYERS, _MAX_WIDTH, _MAX_VOCAB, _MAX_TOKENS, _MAX_PIXELS = 1024, 2**20, 2**24, 2**31 - 1, 2**40
+_MAX_PIXELS = 2**40
 _MAX_NAME = 255
-_KERNEL_HEAD_DIM = 8, 256
-"""Head widths of our own attention operators are multiples of the one up to the other (docs/kernels.md)."""
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -41,7 +43,7 @@ def check_manifest(manifest: Manifest) -> None:
     check_processors(manifest.architecture.vision, manifest.image_processor, manifest.video_processor)
     _check_quantization(manifest.quantization, manifest.flavour == "edge")
     if manifest.flavour == "edge":
-        _check_suits_kernels(manifest.architecture)
+        check_suits_kernels(manifest.architecture)
     _check_files(manifest)
     _check_embedding(manifest)
     for name in ("name", "exporter_version"):
@@ -49,74 +51,34 @@ def check_manifest(manifest: Manifest) -> None:
             raise BundleError(f"{name} is {getattr(manifest, name)!r:.300}; it must be 1 to {_MAX_NAME} characters")
     _check_hash("source_sha256", manifest.source_sha256)
     for error in manifest.tensor_errors:
-        _number(f"tensor_errors: {error.name!r:.300}: relative_rms", error.relative_rms, 0.0, math.inf)
-        _number(f"tensor_errors: {error.name!r:.300}: max_abs", error.max_abs, 0.0, math.inf)
+        check_number(f"tensor_errors: {error.name!r:.300}: relative_rms", error.relative_rms, 0.0, math.inf)
+        check_number(f"tensor_errors: {error.name!r:.300}: max_abs", error.max_abs, 0.0, math.inf)
     if manifest.parity is not None:
         _check_parity(manifest.parity)
 
 
 def check_model(architecture: Architecture, special: SpecialTokens, generation: GenerationDefaults) -> None:
     """What a checkpoint's configuration says of the model itself."""
-    text, vision = architecture.text, architecture.vision
-    _check_vision(vision)
-    _check_text(text)
-    if vision.out_hidden_size != text.hidden_size:
-        _refuse("architecture.vision.out_hidden_size", vision.out_hidden_size, f"text.hidden_size, {text.hidden_size}")
-    taps = vision.deepstack_layers
-    if list(taps) != sorted(set(taps)) or not all(0 <= tap < vision.depth for tap in taps):
-        _refuse("architecture.vision.deepstack_layers", list(taps), f"ascending blocks from 0 to {vision.depth - 1}")
-    if len(taps) > text.num_layers:
-        _refuse("architecture.vision.deepstack_layers", list(taps), f"at most {text.num_layers}, one a decoder layer")
-    _check_special_tokens(special, text.vocab_size)
-    _number("generation.temperature", generation.temperature, 0.0, 100.0)
-    _whole("generation.top_k", generation.top_k, 0, 2**31)
-    _number("generation.top_p", generation.top_p, 1e-6, 1.0)
-    _number("generation.repetition_penalty", generation.repetition_penalty, 1e-3, 100.0)
+    check_architecture(architecture)
+    _check_special_tokens(special, architecture.text.vocab_size)
+    check_number("generation.temperature", generation.temperature, 0.0, 100.0)
+    check_whole("generation.top_k", generation.top_k, 0, 2**31)
+    check_number("generation.top_p", generation.top_p, 1e-6, 1.0)
+    check_number("generation.repetition_penalty", generation.repetition_penalty, 1e-3, 100.0)
 
 
 def check_processors(vision: VisionArchitecture, image: ImageProcessor, video: VideoProcessor) -> None:
     """What a checkpoint's preprocessor files say; `vision` must be checked already."""
     smallest = (vision.patch_size * vision.spatial_merge_size) ** 2
     for name, processor in (("image_processor", image), ("video_processor", video)):
-        _whole(f"{name}.max_pixels", processor.max_pixels, smallest, _MAX_PIXELS)
-        _whole(f"{name}.min_pixels", processor.min_pixels, 1, processor.max_pixels)
+        check_whole(f"{name}.max_pixels", processor.max_pixels, smallest, _MAX_PIXELS)
+        check_whole(f"{name}.min_pixels", processor.min_pixels, 1, processor.max_pixels)
         for i in range(3):
-            _number(f"{name}.mean[{i}]", processor.mean[i], -1e3, 1e3)
-            _number(f"{name}.std[{i}]", processor.std[i], 1e-6, 1e3)
-    _number("video_processor.fps", video.fps, 1e-3, 1e3)
-    _whole("video_processor.max_frames", video.max_frames, vision.temporal_patch_size, 2**20)
-    _whole("video_processor.min_frames", video.min_frames, 1, video.max_frames)
-
-
-def _check_vision(vision: VisionArchitecture) -> None:
-    where = "architecture.vision"
-    _whole(f"{where}.depth", vision.depth, 1, _MAX_LAYERS)
-    for name in ("hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "num_position_embeddings"):
-        _whole(f"{where}.{name}", getattr(vision, name), 1, _MAX_WIDTH)
-    _whole(f"{where}.in_channels", vision.in_channels, 3, 3)
-    _whole(f"{where}.patch_size", vision.patch_size, 1, 256)
-    _whole(f"{where}.temporal_patch_size", vision.temporal_patch_size, 1, 16)
-    _whole(f"{where}.spatial_merge_size", vision.spatial_merge_size, 1, 16)
-    if vision.hidden_size % vision.num_heads or vision.head_dim % 4:
-        _refuse(f"{where}.num_heads", vision.num_heads, "such that hidden_size / num_heads is a multiple of 4")
-    if math.isqrt(vision.num_position_embeddings) ** 2 != vision.num_position_embeddings:
-        _refuse(f"{where}.num_position_embeddings", vision.num_position_embeddings, "a square")
-
-
-def _check_text(text: TextArchitecture) -> None:
-    where = "architecture.text"
-    _whole(f"{where}.num_layers", text.num_layers, 1, _MAX_LAYERS)
-    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_kv_heads"):
-        _whole(f"{where}.{name}", getattr(text, name), 1, _MAX_WIDTH)
-    _whole(f"{where}.head_dim", text.head_dim, 2, _MAX_WIDTH)
-    _whole(f"{where}.vocab_size", text.vocab_size, 1, _MAX_VOCAB)
-    _whole(f"{where}.max_position_embeddings", text.max_position_embeddings, 1, _MAX_TOKENS)
-    _number(f"{where}.rms_norm_eps", text.rms_norm_eps, 0.0, 1.0)
-    _number(f"{where}.rope_theta", text.rope_theta, 1.0, 1e12)
-    if text.num_attention_heads % text.num_kv_heads:
-        _refuse(f"{where}.num_kv_heads", text.num_kv_heads, f"a divisor of {text.num_attention_heads} attention heads")
-    if text.head_dim % 2 or sum(text.mrope_section) != text.head_dim // 2 or min(text.mrope_section) < 0:
-        _refuse(f"{where}.mrope_section", list(text.mrope_section), f"parts of head_dim / 2 = {text.head_dim / 2:g}")
+            check_number(f"{name}.mean[{i}]", processor.mean[i], -1e3, 1e3)
+            check_number(f"{name}.std[{i}]", processor.std[i], 1e-6, 1e3)
+    check_number("video_processor.fps", video.fps, 1e-3, 1e3)
+    check_whole("video_processor.max_frames", video.max_frames, vision.temporal_patch_size, 2**20)
+    check_whole("video_processor.min_frames", video.min_frames, 1, video.max_frames)
 
 
 def _check_special_tokens(special: SpecialTokens, vocab_size: int) -> None:
@@ -127,11 +89,11 @@ def _check_special_tokens(special: SpecialTokens, vocab_size: int) -> None:
         single += ["think_start", "think_end"]
     ids = [getattr(special, name) for name in single]
     for name, token_id in (*zip(single, ids, strict=True), *(("eos", token_id) for token_id in special.eos)):
-        _whole(f"special_tokens.{name}", token_id, 0, vocab_size - 1)
+        check_whole(f"special_tokens.{name}", token_id, 0, vocab_size - 1)
     if len(set(ids)) < len(ids):
         raise BundleError(f"special_tokens: {', '.join(single)} are {ids}; they must differ")
     if not special.eos or set(special.eos) & set(ids):
-        _refuse("special_tokens.eos", list(special.eos), "one token or more, none of them another special token")
+        refuse("special_tokens.eos", list(special.eos), "one token or more, none of them another special token")
 
 
 def _check_quantization(scheme: QuantizationScheme, is_edge: bool) -> None:
@@ -140,25 +102,18 @@ def _check_quantization(scheme: QuantizationScheme, is_edge: bool) -> None:
         if (stored.block_size is None) != (stored.weights == "fp32"):
             raise BundleError(f"quantization.{name} is {stored.weights}, block_size {stored.block_size}; fp32 has none")
         if stored.block_size is not None and stored.block_size not in _BLOCK_SIZES:
-            _refuse(f"quantization.{name}.block_size", stored.block_size, f"one of {', '.join(map(str, _BLOCK_SIZES))}")
+            refuse(f"quantization.{name}.block_size", stored.block_size, f"one of {', '.join(map(str, _BLOCK_SIZES))}")
         if is_edge and stored.weights == "fp32":
-            _refuse(f"quantization.{name}.weights", stored.weights, "int4 or int8 in a bundle of flavour 'edge'")
+            refuse(f"quantization.{name}.weights", stored.weights, "int4 or int8 in a bundle of flavour 'edge'")
     if scheme.embedding.weights == "int4":
-        _refuse("quantization.embedding.weights", scheme.embedding.weights, "int8 or fp32")
-
-
-def _check_suits_kernels(architecture: Architecture) -> None:
-    step, largest = _KERNEL_HEAD_DIM
-    for name, head_dim in (("text", architecture.text.head_dim), ("vision", architecture.vision.head_dim)):
-        if head_dim % step or head_dim > largest:
-            _refuse(f"head_dim of architecture.{name}", head_dim, f"a multiple of {step} up to {largest}")
+        refuse("quantization.embedding.weights", scheme.embedding.weights, "int8 or fp32")
 
 
 def _check_files(manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         if not is_plain_name(name):
             raise BundleError(f"files has {name!r:.300}, which may lie outside the folder; do not trust this bundle")
-        _whole(f"files: {name}: size_bytes", entry.size_bytes, 0, 2**62)
+        check_whole(f"files: {name}: size_bytes", entry.size_bytes, 0, 2**62)
         _check_hash(f"files: {name}: sha256", entry.sha256)
 
 
@@ -174,7 +129,7 @@ def _check_embedding(manifest: Manifest) -> None:
         if table.scale_file is None or table.scale_offset is None:
             raise BundleError("embedding is int8 and lacks scale_file or scale_offset; it must have both")
         if width % stored.block_size:
-            _refuse("quantization.embedding.block_size", stored.block_size, f"a divisor of hidden_size, {width}")
+            refuse("quantization.embedding.block_size", stored.block_size, f"a divisor of hidden_size, {width}")
         scale_bytes = 4
         if table.layout == "packed":
             rows, scale_bytes = -(-rows // 16) * 16, 2
@@ -201,29 +156,15 @@ def _overlap(parts: Sequence[tuple[str, int, int]]) -> bool:
 
 
 def _check_parity(parity: ParityReport) -> None:
-    _whole("parity.num_prompts", parity.num_prompts, 1, 2**31)
-    _whole("parity.greedy_tokens_compared", parity.greedy_tokens_compared, 0, 2**31)
-    _whole("parity.greedy_tokens_equal", parity.greedy_tokens_equal, 0, parity.greedy_tokens_compared)
+    check_whole("parity.num_prompts", parity.num_prompts, 1, 2**31)
+    check_whole("parity.greedy_tokens_compared", parity.greedy_tokens_compared, 0, 2**31)
+    check_whole("parity.greedy_tokens_equal", parity.greedy_tokens_equal, 0, parity.greedy_tokens_compared)
     for name in ("vision_cosine", "max_abs_logit_error", "mean_abs_logit_error", "mean_kl", "mean_kl_to_rounded"):
         figure = getattr(parity, name)
         if figure is not None:
-            _number(f"parity.{name}", figure, -math.inf, math.inf)
+            check_number(f"parity.{name}", figure, -math.inf, math.inf)
 
 
 def _check_hash(name: str, value: str) -> None:
     if len(value) != 64 or not set(value) <= set(string.hexdigits):
         raise BundleError(f"{name} is {value!r:.100}; it must be a SHA-256, 64 hexadecimal digits")
-
-
-def _whole(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        _refuse(name, value, f"a whole number from {low} to {high}" if low < high else str(low))
-
-
-def _number(name: str, value: float, low: float, high: float) -> None:
-    if not math.isfinite(value) or not low <= value <= high:
-        _refuse(name, value, f"a number from {low:g} to {high:g}" if math.isfinite(high) else "a finite number")
-
-
-def _refuse(name: str, value: object, wanted: str) -> None:
-    raise BundleError(f"{name} is {value}; it must be {wanted}")

@@ -10,58 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import BadParameter, BadPrompt, ContextOverflow
+from edge_runtime.families.qwen3_vl.processor import Placeholder, VisionSpan
 from edge_runtime.model.control_tokens import ControlTokens, Shielded
 from edge_runtime.model.conversation import Message
 from edge_runtime.model.manifest import SpecialTokens
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class TokenGrid:
-    """The tokens of one vision run (an image, or one temporal patch of a video): rows x columns, after merging."""
-
-    rows: int
-    columns: int
-
-    @property
-    def num_tokens(self) -> int:
-        """Placeholder tokens in the prompt."""
-        return self.rows * self.columns
-
-
-@dataclass(frozen=True, slots=True)
-class Placeholder:
-    """What one image or video takes up in a prompt."""
-
-    kind: Literal["image", "video"]
-    grids: tuple[TokenGrid, ...]
-    timestamps_s: tuple[float, ...]
-    """One per grid of a video; empty for an image."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Placeholder tokens in the prompt."""
-        return sum(grid.num_tokens for grid in self.grids)
-
-
-@dataclass(frozen=True, slots=True)
-class VisionSpan:
-    """Where the tokens of one vision run lie in the prompt."""
-
-    start: int
-    grid: TokenGrid
-
-    @property
-    def stop(self) -> int:
-        """One past its last token."""
-        return self.start + self.grid.num_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)

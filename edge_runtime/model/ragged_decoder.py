@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.errors import Cancelled, InternalError
+from edge_runtime.families.qwen3_vl.config import Architecture, TextArchitecture
+from edge_runtime.families.qwen3_vl.decoder import edge_decoder_contract
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.contract import check_contract, edge_decoder_contract
+from edge_runtime.model.contract import check_contract
 from edge_runtime.model.decoder import DecoderStep, HeadOutputs, Refine
-from edge_runtime.model.manifest import Architecture, TextArchitecture
+from edge_runtime.model.graph import Array, Graph
 from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
-from edge_runtime.model.session import Array, Graph
 
 BLOCK_SIZE = 64
 """Tokens in a block: as many keys as the attention kernels take at a time (docs/decisions/0030-edge-flavour.md)."""

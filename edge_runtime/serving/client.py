@@ -9,6 +9,7 @@ import itertools
 import queue
 import weakref
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from edge_runtime.engine.events import Delta, Failed, Finished
 from edge_runtime.engine.request import SamplingParams
@@ -107,68 +108,34 @@ class Client:
         self._numbers = itertools.count(1)
         self._close = weakref.finalize(self, self._link.close)
 
-    def generate(  # noqa: PLR0913 - what a client may ask for
-        self,
-        messages: Chat,
-        *,
-        sampling: SamplingParams | None = None,
-        max_tokens: int | None = None,
-        stop: str | Iterable[str] | None = None,
-        enable_thinking: bool | None = None,
-        num_logprobs: int | None = None,
-        stop_on_repetition: bool = False,
-        parse_special: bool = False,
-    ) -> Stream:
+    def generate(self, messages: Chat, options: SamplingParams | None = None, **fields: Any) -> Stream:
         """Ask for an answer and stream it. Pixels are copied, so the caller may reuse its arrays at once.
 
         `messages` are `Message`s, or dicts with role and content as OpenAI's and transformers' interfaces take them,
-        oldest first; a string is a user's message. `stop` is one string or several.
+        oldest first; a string is a user's message. `options` are `GenerationOptions`, or some of their fields by name,
+        or both; `sampling` stands for those of `SamplingParams`, and `stop` is one string or several.
         Raises `BadParameter`, `BadPrompt` or `BadImage` for what can be seen here; the stream raises everything else.
         """
         request_id = str(next(self._numbers))
-        frames = request_frames(
-            request_id,
-            messages,
-            sampling,
-            max_tokens,
-            stop,
-            enable_thinking,
-            num_logprobs,
-            stop_on_repetition,
-            parse_special,
-        )
+        frames = request_frames(request_id, messages, options, fields)
         stream = Stream(self, self._link, request_id)
         self._link.start(request_id, frames, stream.deliver)
         return stream
 
-    def ask(  # noqa: PLR0913 - what `generate` takes, and what it is about
+    def ask(
         self,
         prompt: str,
+        options: SamplingParams | None = None,
         *,
         images: ImageSource | Iterable[ImageSource] | None = None,
         system: str | None = None,
-        sampling: SamplingParams | None = None,
-        max_tokens: int | None = None,
-        stop: str | Iterable[str] | None = None,
-        enable_thinking: bool | None = None,
-        num_logprobs: int | None = None,
-        stop_on_repetition: bool = False,
-        parse_special: bool = False,
+        **fields: Any,
     ) -> Finished:
         """The whole answer to one question about an image, some images or none.
 
         `system` is said before it; the rest is as in `generate`. Raises the `EdgeError` that ended the request.
         """
-        with self.generate(
-            question(prompt, images, system=system),
-            sampling=sampling,
-            max_tokens=max_tokens,
-            stop=stop,
-            enable_thinking=enable_thinking,
-            num_logprobs=num_logprobs,
-            stop_on_repetition=stop_on_repetition,
-            parse_special=parse_special,
-        ) as stream:
+        with self.generate(question(prompt, images, system=system), options, **fields) as stream:
             return stream.result
 
     def info(self) -> wire.InfoReply:

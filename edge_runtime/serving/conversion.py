@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edge_runtime import errors
 from edge_runtime.engine.events import Channel, Delta, Event, Failed, Finished, FinishReason, Timings, TokenLogprob
-from edge_runtime.engine.request import GenerationRequest, SamplingParams
-from edge_runtime.errors import BadImage, BadParameter, EdgeError, ProtocolError
+from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
+from edge_runtime.errors import BadImage, EdgeError, ProtocolError
 from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart, VideoPart
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.chat import ROLES, Chat, messages_of, stop_strings
@@ -30,18 +30,8 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
     if header.protocol != wire.PROTOCOL_VERSION:
         raise ProtocolError(f"protocol version {header.protocol} is not served, only {wire.PROTOCOL_VERSION}")
     pictures = _Pictures(frames)
-    sampling = {name: getattr(header, name) for name in SamplingParams.__dataclass_fields__}
-    return GenerationRequest(
-        request_id=header.id,
-        messages=tuple(_message_from_wire(message, pictures) for message in header.messages),
-        sampling=SamplingParams(**sampling),
-        max_tokens=header.max_tokens,
-        stop=header.stop,
-        enable_thinking=header.enable_thinking,
-        num_logprobs=header.num_logprobs,
-        stop_on_repetition=header.stop_on_repetition,
-        parse_special=header.parse_special,
-    )
+    messages = tuple(_message_from_wire(message, pictures) for message in header.messages)
+    return GenerationRequest(header.id, messages, msgspec.convert(header, GenerationOptions, from_attributes=True))
 
 
 def _message_from_wire(message: wire.ChatMessage, pictures: _Pictures) -> Message:
@@ -91,34 +81,16 @@ class _Pictures:
 # ---- requests: engine -> wire ----------------------------------------------------------------------------------
 
 
-def request_frames(  # noqa: PLR0913, PLR0917 - what a client may ask for
-    request_id: str,
-    messages: Chat,
-    sampling: SamplingParams | None,
-    max_tokens: int | None,
-    stop: str | Iterable[str] | None,
-    enable_thinking: bool | None,
-    num_logprobs: int | None,
-    stop_on_repetition: bool,
-    parse_special: bool,
+def request_frames(
+    request_id: str, messages: Chat, options: SamplingParams | None, fields: Mapping[str, Any]
 ) -> list[bytes]:
-    """The whole message of a client that asks for an answer.
+    """The whole message of a client that asks for an answer; `options` and `fields` as `GenerationOptions.of` has them.
 
     Raises `BadParameter`, `BadPrompt` or `BadImage` for whatever can be seen here.
     """
-    if not isinstance(sampling, (SamplingParams, type(None))):
-        raise BadParameter(f"sampling is of type {type(sampling).__name__}; wanted SamplingParams(temperature=...)")
-    request = GenerationRequest(
-        request_id=request_id,
-        messages=messages_of(messages),
-        sampling=sampling or SamplingParams(),
-        max_tokens=max_tokens,
-        stop=stop_strings(stop),
-        enable_thinking=enable_thinking,
-        num_logprobs=num_logprobs,
-        stop_on_repetition=stop_on_repetition,
-        parse_special=parse_special,
-    )
+    if "stop" in fields:
+        fields = {**fields, "stop": stop_strings(fields["stop"])}
+    request = GenerationRequest(request_id, messages_of(messages), options, **fields)
     header, frames = request_to_wire(request)
     encoded = wire.encode(header)
     if len(encoded) > DEFAULT_LIMITS.max_header_bytes:
@@ -141,13 +113,7 @@ def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[byt
             wire.ChatMessage(role=message.role, content=tuple(_part_to_wire(part, frames) for part in message.content))
             for message in request.messages
         ),
-        max_tokens=request.max_tokens,
-        stop=request.stop,
-        enable_thinking=request.enable_thinking,
-        num_logprobs=request.num_logprobs,
-        stop_on_repetition=request.stop_on_repetition,
-        parse_special=request.parse_special,
-        **{name: _plain(getattr(request.sampling, name)) for name in SamplingParams.__dataclass_fields__},
+        **{name: _plain(getattr(request.options, name)) for name in request.options.__struct_fields__},
     )
     return header, frames
 

@@ -1,8 +1,8 @@
 """The headers of the wire, both ways, and their encoding. docs/protocol.md is their description for people.
 
 MessagePack maps with a `type` tag. Unknown fields are tolerated, and a field added later has a default, so that old
-and new clients and servers understand each other. Knows nothing of sockets, of the engine or of images: a part
-refers to the binary frames behind the header by index.
+and new clients and servers understand each other. Knows nothing of sockets or of images: a part refers to the binary
+frames behind the header by index.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Annotated, TypeVar
 
 import msgspec
+
+from edge_runtime.engine.request import GenerationOptions
 
 PROTOCOL_VERSION = 1
 MAX_ID_LENGTH = 128
@@ -68,25 +70,11 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
 # ---- client to server ------------------------------------------------------------------------------------------
 
 
-class Generate(_Message, frozen=True, tag="generate"):
-    """Answer a chat. The fields after `messages` mean what they mean in `GenerationRequest`."""
+class Generate(GenerationOptions, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="generate"):
+    """Answer a chat. The engine's options are fields of the message itself."""
 
     id: RequestId
     messages: tuple[ChatMessage, ...]
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    enable_thinking: bool | None = None
-    num_logprobs: int | None = None
-    stop_on_repetition: bool = False
-    parse_special: bool = False
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int | None = None
     protocol: int = PROTOCOL_VERSION
 
 
@@ -244,7 +232,10 @@ def encode(message: ClientMessage | ServerMessage) -> bytes:
 
 
 def decode_client_message(header: bytes | memoryview) -> ClientMessage:
-    """Decode what a client sent. Raises `ValueError` (with the path of the wrong field) if it is not ours."""
+    """Decode what a client sent. Raises `BadParameter` for an option outside its range.
+
+    Raises `ValueError` (with the path of the wrong field) if it is not ours.
+    """
     return _decode(_client_decoder, header)
 
 

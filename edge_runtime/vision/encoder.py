@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.families.qwen3_vl.config import VisionArchitecture, vision_segments
+from edge_runtime.families.qwen3_vl.vision import PatchPositions, patch_positions
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.manifest import VisionArchitecture, vision_segments
-from edge_runtime.model.session import Array, Graph
-from edge_runtime.vision.positions import PatchPositions, patch_positions
+from edge_runtime.model.graph import Array, Graph
 
 MAX_PAIRS = {"portable": 1 << 24, "edge": 1 << 25}
 """By flavour: pairs of patches whose attention one run computes at most, some tenths of a second on two cores.

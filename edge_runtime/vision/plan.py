@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from edge_runtime.errors import BadImage
+from edge_runtime.families.qwen3_vl.patchify import Normalization
+from edge_runtime.families.qwen3_vl.processor import (
+    PixelRange,
+    Placeholder,
+    TokenGrid,
+    image_target_size,
+    temporal_patch_times,
+    video_target_size,
+)
 from edge_runtime.model.conversation import ImagePart, VideoPart
 from edge_runtime.model.manifest import Manifest
-from edge_runtime.model.prompt import Placeholder, TokenGrid
 from edge_runtime.vision.image import ImageLimits, Pixels, image_size
-from edge_runtime.vision.patchify import Normalization
-from edge_runtime.vision.resize import PixelRange, image_target_size, video_target_size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,13 +111,3 @@ class MediaPlanner:
 
     def _token_grid(self, size: tuple[int, int]) -> TokenGrid:
         return TokenGrid(rows=size[0] // self._factor, columns=size[1] // self._factor)
-
-
-def temporal_patch_times(timestamps_s: tuple[float, ...], depth: int) -> tuple[float, ...]:
-    """The time of each temporal patch: the mean of its first and last frame; a last one cut short repeats its end.
-
-    As transformers' `qwen3_vl/processing_qwen3_vl.py: _calculate_timestamps`.
-    """
-    starts = range(0, len(timestamps_s), depth)
-    last = len(timestamps_s) - 1
-    return tuple((timestamps_s[start] + timestamps_s[min(start + depth - 1, last)]) / 2 for start in starts)

@@ -1,84 +1,11 @@
-"""Sizes the vision tower accepts, and the resizing to them. Knows nothing of files, patches or tokens.
-
-The two size rules are transformers': `qwen2_vl/image_processing_qwen2_vl.py: smart_resize` for images,
-`qwen3_vl/video_processing_qwen3_vl.py: smart_resize` for videos. Where those break their own promise, here it is kept:
-a side that would shrink below `factor` is set to `factor` while the other one keeps its share, so that thin pictures
-come out over `max_pixels` (6000x32 with a cap of 65,536 gives 3488x32, 1.7 times it); growing to `min_pixels` rounds
-both sides up, past a `max_pixels` that is close to it. Then the longer side gives way (decision 52).
-"""
+"""Resizing of decoded pictures. Knows nothing of files, patches or tokens."""
 
 from __future__ import annotations
-
-import math
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from edge_runtime.errors import BadImage
 from edge_runtime.vision.image import Pixels
-
-MAX_ASPECT_RATIO = 200
-
-
-@dataclass(frozen=True, slots=True)
-class PixelRange:
-    """How many pixels an image (height x width), or a video (frames x height x width), has after resizing."""
-
-    min_pixels: int
-    max_pixels: int
-
-    def narrowed(self, min_pixels: int | None, max_pixels: int | None) -> PixelRange:
-        """This range with one request's own bounds inside it. Raises `BadImage` if the request's bounds cross."""
-        for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
-            if value is not None and value < 1:
-                raise BadImage(f"{name} is {value}; it must be at least 1")
-        if min_pixels is not None and max_pixels is not None and min_pixels > max_pixels:
-            raise BadImage(f"min_pixels {min_pixels} is greater than max_pixels {max_pixels}; swap them")
-        high = self.max_pixels if max_pixels is None else max(self.min_pixels, min(self.max_pixels, max_pixels))
-        low = self.min_pixels if min_pixels is None else max(self.min_pixels, min(high, min_pixels))
-        return PixelRange(low, high)
-
-
-def image_target_size(height: int, width: int, factor: int, pixels: PixelRange) -> tuple[int, int]:
-    """Height and width an image is resized to: multiples of `factor` within `pixels`, aspect kept as far as possible.
-
-    Raises `BadImage` where one side is more than 200 times the other.
-    """
-    _check_aspect(height, width)
-    target_height, target_width = _nearest(height, factor), _nearest(width, factor)
-    if target_height * target_width > pixels.max_pixels:
-        target = _shrunk(height, width, factor, math.sqrt(height * width / pixels.max_pixels))
-    elif target_height * target_width < pixels.min_pixels:
-        target = _grown(height, width, factor, math.sqrt(pixels.min_pixels / (height * width)))
-    else:
-        target = target_height, target_width
-    return _capped(target, factor, pixels.max_pixels)
-
-
-def video_target_size(
-    num_frames: int, height: int, width: int, factor: int, temporal_factor: int, pixels: PixelRange
-) -> tuple[int, int]:
-    """Height and width every frame of a video is resized to; the pixel range counts all its frames.
-
-    Raises `BadImage` for too few frames, frames under `factor` pixels, or an aspect ratio above 200.
-    """
-    if num_frames < temporal_factor:
-        raise BadImage(
-            f"a video needs at least {temporal_factor} frames, this one has {num_frames}; send one frame as an image"
-        )
-    if height < factor or width < factor:
-        raise BadImage(f"video frames must be at least {factor}x{factor}, these are {width}x{height}")
-    _check_aspect(height, width)
-    target_height, target_width = _nearest(height, factor), _nearest(width, factor)
-    frames = round(num_frames / temporal_factor) * temporal_factor
-    if frames * target_height * target_width > pixels.max_pixels:
-        target = _shrunk(height, width, factor, math.sqrt(num_frames * height * width / pixels.max_pixels))
-    elif frames * target_height * target_width < pixels.min_pixels:
-        target = _grown(height, width, factor, math.sqrt(pixels.min_pixels / (num_frames * height * width)))
-    else:
-        target = target_height, target_width
-    return _capped(target, factor, pixels.max_pixels // num_frames)
 
 
 def resize_image(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -86,34 +13,3 @@ def resize_image(pixels: Pixels, height: int, width: int) -> Pixels:
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _check_aspect(height: int, width: int) -> None:
-    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise BadImage(
-            f"the image is {width}x{height}; one side may be at most {MAX_ASPECT_RATIO} times the other; cut it"
-        )
-
-
-def _nearest(side: int, factor: int) -> int:
-    return round(side / factor) * factor
-
-
-def _shrunk(height: int, width: int, factor: int, scale: float) -> tuple[int, int]:
-    return (
-        max(factor, math.floor(height / scale / factor) * factor),
-        max(factor, math.floor(width / scale / factor) * factor),
-    )
-
-
-def _grown(height: int, width: int, factor: int, scale: float) -> tuple[int, int]:
-    return math.ceil(height * scale / factor) * factor, math.ceil(width * scale / factor) * factor
-
-
-def _capped(target: tuple[int, int], factor: int, max_pixels: int) -> tuple[int, int]:
-    """`target` with its longer side cut to what `max_pixels` leaves it, never below `factor`."""
-    height, width = target
-    if height * width <= max_pixels:
-        return target
-    longer = max(factor, max_pixels // min(height, width) // factor * factor)
-    return (longer, width) if height >= width else (height, longer)

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.vision.resize import PixelRange, video_target_size
+from edge_runtime.families.qwen3_vl.processor import PixelRange, video_target_size
 
 MIN_PAIR_TOKENS = 128
 """Frames are not shrunk below so many tokens a pair to fit a context (qwen-vl-utils: VIDEO_MIN_TOKEN_NUM)."""

@@ -15,7 +15,8 @@ from edge_export.checkpoint.layouts import EMBEDDING_NAME, HEAD_NAME
 from edge_export.graph import GraphBuilder, Value
 from edge_export.layers import CachedAttention, Layers, Linear, Parts, Rotary, Stream
 from edge_export.weight_writer import StoredMatrix, WeightWriter
-from edge_runtime.model.manifest import QuantizationScheme, TensorFormat, TextArchitecture
+from edge_runtime.families.qwen3_vl.config import TextArchitecture
+from edge_runtime.model.manifest import QuantizationScheme, TensorFormat
 
 
 @dataclass(frozen=True, slots=True)

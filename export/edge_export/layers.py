@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 
 from edge_export.graph import GraphBuilder, Value
 from edge_export.weight_writer import StoredMatrix, WeightWriter
-from edge_runtime.model.manifest import TensorFormat, TextArchitecture
+from edge_runtime.families.qwen3_vl.config import TextArchitecture
+from edge_runtime.model.manifest import TensorFormat
 
 LAYER_NORM_EPS = 1e-6
 """Of every LayerNorm in Qwen3-VL's vision tower; its configuration has no field for it."""

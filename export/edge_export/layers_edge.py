@@ -12,7 +12,8 @@ from edge_export.layers import LAYER_NORM_EPS, Activation, CachedAttention, Line
 from edge_export.packed_weights import write_gate_up, write_stacked
 from edge_export.weight_writer import BITS, StoredMatrix, WeightWriter
 from edge_runtime.devices.profile import KVDtype
-from edge_runtime.model.manifest import TensorFormat, TextArchitecture
+from edge_runtime.families.qwen3_vl.config import TextArchitecture
+from edge_runtime.model.manifest import TensorFormat
 
 CACHE_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 

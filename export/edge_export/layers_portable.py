@@ -10,7 +10,8 @@ import numpy as np
 from edge_export.graph import MICROSOFT, GraphBuilder, Value
 from edge_export.layers import LAYER_NORM_EPS, Activation, CachedAttention, Linear, Parts, Rotary, Stream
 from edge_export.weight_writer import BITS, StoredMatrix, WeightWriter
-from edge_runtime.model.manifest import TensorFormat, TextArchitecture
+from edge_runtime.families.qwen3_vl.config import TextArchitecture
+from edge_runtime.model.manifest import TensorFormat
 
 INT8_ACTIVATIONS = 4
 """`MatMulNBits.accuracy_level`: activations are quantized to int8 per row and block. The fastest level on CPUs."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from edge_export.errors import OptionError
 from edge_kernels.packing import GROUP
-from edge_runtime.model.manifest import Architecture, Flavour, QuantizationScheme, TensorFormat, WeightFormat
+from edge_runtime.families.qwen3_vl.config import Architecture
+from edge_runtime.model.manifest import Flavour, QuantizationScheme, TensorFormat, WeightFormat
 
 BLOCK_SIZES = (32, 64, 128)
 

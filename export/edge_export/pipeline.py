@@ -28,7 +28,13 @@ from edge_export.weight_writer import StoredMatrix, WeightWriter
 from edge_export.word_trial import try_words
 from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.model.manifest import (
+    CHAT_TEMPLATE,
+    DECODER_WEIGHTS,
+    EMBEDDING,
     FORMAT_VERSION,
+    TOKENIZER,
+    VISION_GRAPH,
+    VISION_WEIGHTS,
     EmbeddingTable,
     Flavour,
     Manifest,
@@ -129,8 +135,8 @@ def export_bundle(
 
 def copy_text_files(bundle: BundleWriter, checkpoint: Checkpoint, warn: Warn) -> None:
     """Tokenizer, chat template, licence and model card."""
-    bundle.write_file("chat_template.jinja", checkpoint.chat_template.encode())
-    for path in (checkpoint.folder / "tokenizer.json", *companion_files(checkpoint.folder, warn)):
+    bundle.write_file(CHAT_TEMPLATE, checkpoint.chat_template.encode())
+    for path in (checkpoint.folder / TOKENIZER, *companion_files(checkpoint.folder, warn)):
         bundle.write_file(path.name, path.read_bytes())
 
 
@@ -143,10 +149,10 @@ def write_vision(
 ) -> list[TensorError]:
     """`vision.onnx` and its weights."""
     progress.start("vision", source_bytes(checkpoint.weights, "model.visual."))
-    with bundle.open_file("vision.onnx.data") as data:
+    with bundle.open_file(VISION_WEIGHTS) as data:
         writer = WeightWriter(checkpoint.weights, TensorFile(data), progress.advance)
         graph = build_vision(checkpoint.architecture.vision, scheme.vision_linear, writer, flavour.vision)
-    bundle.write_file("vision.onnx", graph.serialize(edge_export.__version__))
+    bundle.write_file(VISION_GRAPH, graph.serialize(edge_export.__version__))
     return writer.errors
 
 
@@ -162,7 +168,7 @@ def write_decoder(
     shared = shares_head(scheme, tied=text.tie_word_embeddings)
     read_twice = source_bytes(checkpoint.weights, EMBEDDING_NAME) if text.tie_word_embeddings and not shared else 0
     progress.start("decoder", source_bytes(checkpoint.weights, "model.language_model.", HEAD_NAME) + read_twice)
-    with bundle.open_file("decoder.onnx.data") as data:
+    with bundle.open_file(DECODER_WEIGHTS) as data:
         writer = WeightWriter(checkpoint.weights, TensorFile(data), progress.advance)
         graphs = {}
         for name, layers in flavour.decoders.items():
@@ -171,7 +177,7 @@ def write_decoder(
         bundle.write_file(name, graph.serialize(edge_export.__version__))
     if shared:
         return writer.errors, _embedding_table(head, flavour.table_layout)
-    with bundle.open_file("embedding.bin") as data:
+    with bundle.open_file(EMBEDDING) as data:
         writer.file = TensorFile(data)
         table = writer.matrix(EMBEDDING_NAME, (text.vocab_size, text.hidden_size), scheme.embedding)
     return writer.errors, _embedding_table(table, "rows")

@@ -23,7 +23,8 @@ import numpy as np
 from edge_export.graph import GraphBuilder, Value
 from edge_export.layers import Activation, Layers, Linear, Parts, Rotary, Stream
 from edge_export.weight_writer import WeightWriter
-from edge_runtime.model.manifest import TensorFormat, VisionArchitecture, vision_segments
+from edge_runtime.families.qwen3_vl.config import VisionArchitecture, vision_segments
+from edge_runtime.model.manifest import TensorFormat
 
 NUM_CORNERS = 4
 """Rows of the position table between which a patch's position is interpolated."""

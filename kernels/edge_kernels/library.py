@@ -1,6 +1,6 @@
 """Finds the shared library of kernels, says which instruction sets it has, and calls its plain C functions.
 
-Knows nothing of ONNX Runtime: `use_in` only calls two methods of the session options it is given.
+Knows nothing of ONNX Runtime: `use_in` only calls two methods of the `onnxruntime.SessionOptions` it is given.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import edge_kernels
 
 ISA_OPTION = "edge_kernels.isa"
-"""Session option that forces an instruction set: a name from `KernelLibrary.instruction_sets`, or "auto"."""
+"""Load option of a graph that forces an instruction set: a name from `KernelLibrary.instruction_sets`, or "auto"."""
 
 _FILE_NAME = "libedge_kernels.so"
 _MAX_PATCH = 64
@@ -95,7 +95,7 @@ class KernelLibrary:
         return next(isa for isa in self.instruction_sets() if isa.supported)
 
     def use_in(self, options: SessionOptions, isa: str = "auto") -> None:
-        """Give a session our ops, domain `edge`, on the given instruction set.
+        """Give the graph that is loaded with `options` our ops, domain `edge`, on the given instruction set.
 
         ONNX Runtime raises if this build does not know `isa`, or this processor does not support it.
         """

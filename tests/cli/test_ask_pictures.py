@@ -17,7 +17,7 @@ from edge_runtime.cli.loading import PlannedBundle
 from edge_runtime.cli.main import app
 from edge_runtime.cli.question import Question
 from edge_runtime.devices.memory import MemoryRequest
-from edge_runtime.engine.request import SamplingParams
+from edge_runtime.engine.request import GenerationOptions
 from edge_runtime.model.conversation import VideoPart
 from edge_runtime.serving.server import Server
 from edge_runtime.serving.settings import ServerSettings
@@ -60,8 +60,9 @@ def minute(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def question(**fields: object) -> Question:
-    empty = dict.fromkeys(("video", "system", "max_tokens", "enable_thinking", "num_logprobs"))
-    return Question(**{"prompt": "hi", "images": (), "sampling": SamplingParams(), "stop": (), **empty, **fields})
+    empty = dict.fromkeys(("video", "system"))
+    options = GenerationOptions(max_tokens=fields.pop("max_tokens", None))
+    return Question(**{"prompt": "hi", "images": (), "options": options, **empty, **fields})
 
 
 def test_a_clip_too_long_for_the_context_is_thinned_out_and_told(

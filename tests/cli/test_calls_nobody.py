@@ -127,7 +127,7 @@ def test_a_user_may_say_otherwise(tmp_path: Path, said: str | None, heard: str) 
     (tmp_path / "onnxruntime.py").write_text("import os, sys; sys.exit(os.environ['ORT_DISABLE_TELEMETRY'])")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ORT_")}
     environment |= {"PYTHONPATH": str(tmp_path)} | ({} if said is None else {"ORT_DISABLE_TELEMETRY": said})
-    for module in ("edge_runtime.model.session", "edge_export.verify.ort"):
+    for module in ("edge_runtime.model.graph", "edge_export.verify.ort"):
         program = [sys.executable, "-c", f"import {module}"]
         done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
         assert done.stderr.strip() == heard

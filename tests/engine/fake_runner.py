@@ -172,7 +172,7 @@ def engine_of(runner: FakeRunner, **settings: int) -> Engine:
 
 def request(request_id: str, text: str = "hello", images: int = 0, **fields: object) -> GenerationRequest:
     """A request with `images` images before `text`; sampling fields are recognised by name."""
-    names = SamplingParams.__dataclass_fields__
+    names = SamplingParams.__struct_fields__
     sampling = SamplingParams(**{k: v for k, v in fields.items() if k in names})  # type: ignore[arg-type]
     rest = {k: v for k, v in fields.items() if k not in names}
     parts = (*(ImagePart(b"") for _ in range(images)), TextPart(text))

@@ -52,6 +52,14 @@ def test_an_end_token_at_the_last_place_is_a_stop():
     assert last_of(run_all(engine), "a").finish_reason == "stop"
 
 
+def test_ignored_end_tokens_say_nothing_and_end_nothing():
+    engine = engine_of(FakeRunner(script={"hello": [*b"ab", EOS, EOS, *b"cd"]}))
+    engine.submit(request("a", max_tokens=5, ignore_eos=True))
+    last = last_of(run_all(engine), "a")
+    assert (last.text, last.finish_reason) == ("abc", "length")
+    assert last.token_ids == (*b"ab", EOS, EOS, *b"c")
+
+
 @pytest.mark.parametrize(
     ("length", "max_tokens", "message"),
     [(20, 1, "the prompt has 20 tokens, 0 of them"), (15, 6, "at most 5; it is 6")],

@@ -19,7 +19,7 @@ from edge_runtime.engine.load import load_engine, plan_bundle
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import BadParameter, BundleError, ContextOverflow, DoesNotFit
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
-from edge_runtime.model.session import choose_execution_provider
+from edge_runtime.model.graph import choose_execution_provider
 
 PLAN = MemoryRequest(context_tokens=96, max_chats=2)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
-from edge_runtime.engine.request import GenerationRequest, SamplingParams
+from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
 from edge_runtime.errors import BadParameter
 
 
@@ -49,6 +50,9 @@ def test_bad_sampling_parameters(name: str, value: object):
         ("enable_thinking", "yes"),
         ("stop_on_repetition", 1),
         ("parse_special", None),
+        ("ignore_eos", 1),
+        ("options", {}),
+        ("sampling", {}),
     ],
 )
 def test_bad_request_fields(name: str, value: object):
@@ -60,3 +64,21 @@ def test_the_edges_of_every_range_are_allowed():
     SamplingParams(0.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0)
     SamplingParams(100.0, 2**31, 1e-6, 1.0, 100.0, -100.0, 100.0, 2**63 - 1)
     GenerationRequest("id", (), max_tokens=1, num_logprobs=20, stop=("x",) * 16)
+
+
+def test_options_come_whole_by_group_and_by_name():
+    sampling, options = SamplingParams(temperature=0.5, seed=3), GenerationOptions(top_k=4, max_tokens=2, stop=("x",))
+    assert GenerationRequest("id", ()).options == GenerationOptions()
+    assert GenerationRequest("id", (), max_tokens=5, temperature=0.7).options == GenerationOptions(0.7, max_tokens=5)
+    by_group = GenerationRequest("id", (), sampling=sampling, max_tokens=5).options
+    assert by_group == GenerationOptions(0.5, seed=3, max_tokens=5)
+    assert GenerationRequest("id", (), options).options == options
+    changed = GenerationRequest("id", (), options, sampling=sampling, seed=4).options
+    assert changed == GenerationOptions(0.5, seed=4, max_tokens=2, stop=("x",))
+    with pytest.raises(TypeError, match="temprature"):
+        GenerationRequest("id", (), temprature=0.7)
+
+
+def test_an_option_outside_its_range_keeps_its_error_when_it_is_decoded():
+    with pytest.raises(BadParameter, match=r"top_p is 2\.0; it must be a number from 1e-06 to 1"):
+        msgspec.json.decode(b'{"top_p": 2}', type=GenerationOptions)

@@ -18,8 +18,8 @@ from edge_runtime.engine.rescoring import NUM_CANDIDATES, Rescorer
 from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message, TextPart
+from edge_runtime.model.graph import GraphSettings
 from edge_runtime.model.manifest import Flavour, WeightFormat
-from edge_runtime.model.session import SessionSettings
 from edge_runtime.vision.image import ImageLimits
 from tests.conftest import NoProgress
 
@@ -36,8 +36,8 @@ def logits_after_each_token(
     bundle: Path, flavour: Flavour, kernels: KernelLibrary, num_candidates: int = 0
 ) -> NDArray[np.float32]:
     """[prompt tokens, V], the prompt fed token by token."""
-    session = SessionSettings(num_threads=1, kernels=kernels if flavour == "edge" else None)
-    runner = BundleRunner(open_bundle(bundle), RunnerSettings(256, 256, None, session, ImageLimits(), "fp32"))
+    graphs = GraphSettings(num_threads=1, kernels=kernels if flavour == "edge" else None)
+    runner = BundleRunner(open_bundle(bundle), RunnerSettings(256, 256, None, graphs, ImageLimits(), "fp32"))
     prompt, rows = runner.prepare(PROMPT), []
     lease = runner.kv_cache.lease(len(prompt.input_ids))
     assert lease is not None
@@ -79,6 +79,6 @@ def test_fp32_and_int8_heads_are_left_alone(tiny_bundle_edge: Path, kernel_libra
     """Their graphs do not say what the head saw."""
     runner = BundleRunner(
         open_bundle(tiny_bundle_edge),
-        RunnerSettings(64, 64, None, SessionSettings(num_threads=1, kernels=kernel_library), ImageLimits(), "int8"),
+        RunnerSettings(64, 64, None, GraphSettings(num_threads=1, kernels=kernel_library), ImageLimits(), "int8"),
     )
     assert "hidden" not in runner._decoder._binding._graph.outputs  # type: ignore[attr-defined]

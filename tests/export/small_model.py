@@ -29,7 +29,7 @@ def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(values))
 
 
-def open_session(graph: Path) -> ort.InferenceSession:
+def open_graph(graph: Path) -> ort.InferenceSession:
     """The graph on one CPU thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

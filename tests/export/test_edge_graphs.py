@@ -31,7 +31,7 @@ TENSOR_TYPES = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "int8": "ten
 LAYER = "model.language_model.layers.1"
 
 
-def open_session(graph: Path, kernels: KernelLibrary) -> ort.InferenceSession:
+def open_graph(graph: Path, kernels: KernelLibrary) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     kernels.use_in(options)
@@ -40,7 +40,7 @@ def open_session(graph: Path, kernels: KernelLibrary) -> ort.InferenceSession:
 
 @pytest.mark.parametrize("kv_dtype", kv_dtypes("edge"))
 def test_decoder_contract(tiny_bundle_edge: Path, kernel_library: KernelLibrary, kv_dtype: str) -> None:
-    session = open_session(tiny_bundle_edge / f"decoder.{kv_dtype}.onnx", kernel_library)
+    graph = open_graph(tiny_bundle_edge / f"decoder.{kv_dtype}.onnx", kernel_library)
     pool = ["num_blocks", NUM_KV_HEADS, "block_size", HEAD_DIM]
     layers = [(kind, i) for i in range(NUM_LAYERS) for kind in ("key", "value")]
     expected = {
@@ -55,14 +55,14 @@ def test_decoder_contract(tiny_bundle_edge: Path, kernel_library: KernelLibrary,
     }
     if kv_dtype == "int8":
         expected |= {f"{kind}_scale.{i}": ("tensor(float)", pool[:-1]) for kind, i in layers}
-    assert {node.name: (node.type, node.shape) for node in session.get_inputs()} == expected
-    assert {node.name: (node.type, node.shape) for node in session.get_outputs()} == {
+    assert {node.name: (node.type, node.shape) for node in graph.get_inputs()} == expected
+    assert {node.name: (node.type, node.shape) for node in graph.get_outputs()} == {
         "logits": ("tensor(float)", ["R", VOCAB])
     }
 
 
 def test_vision_contract(tiny_bundle_edge: Path, tiny_bundle_int4: Path, kernel_library: KernelLibrary) -> None:
-    edge = open_session(tiny_bundle_edge / "vision.onnx", kernel_library)
+    edge = open_graph(tiny_bundle_edge / "vision.onnx", kernel_library)
     portable = ort.InferenceSession(tiny_bundle_int4 / "vision.onnx")
     for nodes in (ort.InferenceSession.get_inputs, ort.InferenceSession.get_outputs):
         assert [(n.name, n.type, n.shape) for n in nodes(edge)] == [(n.name, n.type, n.shape) for n in nodes(portable)]

@@ -16,8 +16,9 @@ from edge_export.layers_portable import matmul
 from edge_export.quantize import dequantize, quantize
 from edge_export.tensor_file import HashedFile, TensorFile
 from edge_export.weight_writer import BITS, StoredMatrix
-from edge_runtime.model.manifest import TensorFormat, WeightFormat, load_manifest, vision_segments
-from tests.export.small_model import open_session, random_array
+from edge_runtime.families.qwen3_vl.config import vision_segments
+from edge_runtime.model.manifest import TensorFormat, WeightFormat, load_manifest
+from tests.export.small_model import open_graph, random_array
 from tests.onnx_graphs import graphs_of
 
 NUM_LAYERS, NUM_KV_HEADS, HEAD_DIM, HIDDEN, VOCAB = 4, 2, 32, 64, 1024
@@ -41,8 +42,8 @@ def cache_signature(prefix: str) -> dict[str, tuple[str, list[int | str]]]:
 
 
 def test_decoder_contract(bundle: Path) -> None:
-    session = open_session(bundle / "decoder.onnx")
-    assert signature(session.get_inputs()) == {
+    graph = open_graph(bundle / "decoder.onnx")
+    assert signature(graph.get_inputs()) == {
         "inputs_embeds": ("tensor(float)", ["T", HIDDEN]),
         "deepstack": ("tensor(float)", [3, "T", HIDDEN]),
         "rope_cos": ("tensor(float)", ["T", HEAD_DIM // 2]),
@@ -52,15 +53,15 @@ def test_decoder_contract(bundle: Path) -> None:
         "logits_rows": ("tensor(int64)", ["R"]),
         **cache_signature("past"),
     }
-    assert signature(session.get_outputs()) == {
+    assert signature(graph.get_outputs()) == {
         "logits": ("tensor(float)", ["R", VOCAB]),
         **cache_signature("present"),
     }
 
 
 def test_vision_contract(bundle: Path) -> None:
-    session = open_session(bundle / "vision.onnx")
-    assert signature(session.get_inputs()) == {
+    graph = open_graph(bundle / "vision.onnx")
+    assert signature(graph.get_inputs()) == {
         "segment": ("tensor(int64)", []),
         "pixel_values": ("tensor(float)", ["P", 1536]),
         "pos_index": ("tensor(int64)", [4, "P"]),
@@ -77,7 +78,7 @@ def test_vision_contract(bundle: Path) -> None:
         **{f"deepstack.{i}": HIDDEN for i in range(3)},
         "image_embeds": HIDDEN,
     }
-    found = signature(session.get_outputs())
+    found = signature(graph.get_outputs())
     assert {name: (kind, shape[-1]) for name, (kind, shape) in found.items()} == {
         name: ("tensor(float)", width) for name, width in widths.items()
     }
@@ -129,7 +130,7 @@ class Chat:
     """Runs of the tiny decoder over one cache whose unused room is NaN: reading it would show."""
 
     def __init__(self, bundle: Path, capacity: int) -> None:
-        self.session = open_session(bundle / "decoder.onnx")
+        self.graph = open_graph(bundle / "decoder.onnx")
         self.cache = {
             f"{kind}.{i}": ort.OrtValue.ortvalue_from_numpy(
                 np.full((1, NUM_KV_HEADS, capacity, HEAD_DIM), np.nan, dtype=np.float32)
@@ -154,14 +155,14 @@ class Chat:
             "total_sequence_length": np.array(self.length, dtype=np.int32),
             "logits_rows": np.array(range(count) if rows is None else rows, dtype=np.int64),
         }
-        binding = self.session.io_binding()
+        binding = self.graph.io_binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
         binding.bind_output("logits")
         for name, buffer in self.cache.items():
             binding.bind_ortvalue_input(f"past_{name}", buffer)
             binding.bind_ortvalue_output(f"present_{name}", buffer)
-        self.session.run_with_iobinding(binding)
+        self.graph.run_with_iobinding(binding)
         return binding.get_outputs()[0].numpy()
 
 
@@ -247,7 +248,7 @@ def test_linear_layers_of_any_width(
     y = matmul(g, value, "w", stored, g.weight("b", stored_bias) if with_bias else None)
     g.output(y, "y", np.float32, ["T", rows])
     (tmp_path / "g.onnx").write_bytes(g.serialize("test"))
-    (got,) = open_session(tmp_path / "g.onnx").run(None, {"x": x})
+    (got,) = open_graph(tmp_path / "g.onnx").run(None, {"x": x})
     want = x @ expected.T + (bias if with_bias else 0)
     # Activations are rounded to int8 by the block: an error of about 0.4 % of |x| |w|.
     tolerance = 1e-5 if weights == "fp32" else 0.01
@@ -259,9 +260,9 @@ import resource, sys
 import numpy as np, onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
-session = ort.InferenceSession(sys.argv[1], options)
+graph = ort.InferenceSession(sys.argv[1], options)
 for n in (64, int(sys.argv[2])):
-    session.run(["stream.1", "qkv.1"], {
+    graph.run(["stream.1", "qkv.1"], {
         "segment": np.array(1), "pixel_values": np.zeros((0, 1536), np.float32),
         "pos_index": np.zeros((4, 0), np.int64), "pos_weight": np.zeros((4, 0), np.float32),
         "rope_cos": np.ones((n, 8), np.float32), "rope_sin": np.zeros((n, 8), np.float32),

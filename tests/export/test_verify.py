@@ -17,7 +17,7 @@ from edge_export.cli import app
 from edge_export.errors import OptionError, SourceError
 from edge_export.random_checkpoint import config_for, write_random_checkpoint
 from edge_export.verify import command, memory, optimum_reference
-from edge_export.verify.bundle_session import BundleSession
+from edge_export.verify.bundle_model import BundleModel
 from edge_export.verify.gate import PromptParity, run_gate, summarize
 from edge_export.verify.limits import EXACT, MAX_INT4_KL, limits_for
 from edge_runtime.errors import BundleError
@@ -48,13 +48,13 @@ def test_a_graph_without_deepstack_fails(
     bundle: str, tiny_checkpoint: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commonest mistake of other runtimes, planted behind the vision graph."""
-    vision = BundleSession.vision
+    vision = BundleModel.vision
 
-    def without_deepstack(session: BundleSession, patches):
-        image_embeds, deepstack = vision(session, patches)
+    def without_deepstack(model: BundleModel, patches):
+        image_embeds, deepstack = vision(model, patches)
         return image_embeds, np.zeros_like(deepstack)
 
-    monkeypatch.setattr(BundleSession, "vision", without_deepstack)
+    monkeypatch.setattr(BundleModel, "vision", without_deepstack)
     folder = request.getfixturevalue(bundle)
     report = run_gate(folder, tiny_checkpoint, "numpy")
     failures = limits_for(load_manifest(folder)).failures(report)

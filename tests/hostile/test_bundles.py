@@ -15,7 +15,7 @@ from edge_runtime.devices.memory import MemoryRequest
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.errors import BundleError
 from edge_runtime.model.bundle import open_bundle
-from edge_runtime.model.session import SessionSettings
+from edge_runtime.model.graph import GraphSettings
 from edge_runtime.vision.image import ImageLimits
 from tests.onnx_graphs import graphs_of
 
@@ -34,7 +34,7 @@ def edit_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> Non
 
 
 def load(bundle: Path) -> BundleRunner:
-    settings = RunnerSettings(256, 256, None, SessionSettings(num_threads=1), ImageLimits())
+    settings = RunnerSettings(256, 256, None, GraphSettings(num_threads=1), ImageLimits())
     return BundleRunner(open_bundle(bundle), settings)
 
 

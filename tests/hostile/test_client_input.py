@@ -81,7 +81,7 @@ CHATS = st.one_of(ANYTHING, st.lists(st.one_of(DICTS, TYPED, ANYTHING), max_size
 @given(CHATS)
 def test_any_chat_is_converted_or_refused(chat: Any) -> None:
     try:
-        frames = request_frames("1", chat, None, None, None, None, None, False, False)
+        frames = request_frames("1", chat, None, {})
     except EdgeError as error:
         assert str(error)
         return
@@ -110,4 +110,4 @@ def test_an_open_file_is_no_list_of_pictures() -> None:
 
 def test_a_text_that_no_server_takes_is_refused_before_it_is_sent() -> None:
     with pytest.raises(BadPrompt, match=r"takes 45\d{5} bytes; a server takes 4194304"):
-        request_frames("1", "word " * 900_000, None, None, None, None, None, False, False)
+        request_frames("1", "word " * 900_000, None, {})

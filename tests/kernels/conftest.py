@@ -1,4 +1,4 @@
-"""Runs single ops of the kernel library (fixture `kernel_library` of tests/conftest.py) through real sessions."""
+"""Runs single ops of the kernel library (fixture `kernel_library` of tests/conftest.py) through real graphs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def model(op: str, inputs: Mapping[str, Array | None], num_outputs: int, attribu
 
 @pytest.fixture
 def run_op(library: KernelLibrary) -> RunOp:
-    """Runs one op on named inputs in a session of its own, the op's attributes as keywords; returns its outputs."""
+    """Runs one op on named inputs in a graph of its own, the op's attributes as keywords; returns its outputs."""
 
     def run(
         op: str,
@@ -77,16 +77,16 @@ def run_op(library: KernelLibrary) -> RunOp:
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # a refused input is also logged; the tests read the exception
         library.use_in(options, isa)
-        session = onnxruntime.InferenceSession(model(op, inputs, outputs, attributes), options)
+        loaded = onnxruntime.InferenceSession(model(op, inputs, outputs, attributes), options)
         # Bound, not fed: Attention writes into its caches, which must be the caller's own memory.
-        binding = session.io_binding()
+        binding = loaded.io_binding()
         for name, value in inputs.items():
             if value is not None:
                 assert value.flags.c_contiguous
                 binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
         for i in range(outputs):
             binding.bind_output(f"out{i}", "cpu")
-        session.run_with_iobinding(binding)
+        loaded.run_with_iobinding(binding)
         return binding.copy_outputs_to_cpu()
 
     return run

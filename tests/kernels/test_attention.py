@@ -1,4 +1,4 @@
-"""edge.Attention against its numpy definition, through a real session: ragged batches over paged caches."""
+"""edge.Attention against its numpy definition, through a real graph: ragged batches over paged caches."""
 
 from __future__ import annotations
 

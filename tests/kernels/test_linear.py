@@ -1,4 +1,4 @@
-"""edge.Linear against its numpy definition, through a real session."""
+"""edge.Linear against its numpy definition, through a real graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edge.RMSNorm and edge.LayerNorm against their numpy definitions, through a real session."""
+"""edge.RMSNorm and edge.LayerNorm against their numpy definitions, through a real graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edge.VisionAttention against its numpy definition, through a real session."""
+"""edge.VisionAttention against its numpy definition, through a real graph."""
 
 from __future__ import annotations
 

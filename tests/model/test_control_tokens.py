@@ -9,10 +9,11 @@ import pytest
 import tokenizers
 
 from edge_runtime.errors import BadPrompt
+from edge_runtime.families.qwen3_vl.processor import Placeholder, TokenGrid
 from edge_runtime.model.control_tokens import ControlTokens
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.manifest import SpecialTokens, load_manifest
-from edge_runtime.model.prompt import Placeholder, PromptBuilder, TokenGrid
+from edge_runtime.model.prompt import PromptBuilder
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
 

@@ -18,9 +18,9 @@ from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.footprint import footprint
+from edge_runtime.model.graph import GraphSettings
 from edge_runtime.model.kv_cache import ContiguousKVCache, KVLease
 from edge_runtime.model.manifest import load_manifest
-from edge_runtime.model.session import SessionSettings
 from edge_runtime.vision.image import ImageLimits
 
 DTYPES: tuple[KVDtype, ...] = ("fp32", "fp16", "int8")
@@ -31,8 +31,8 @@ Logits = NDArray[np.float32]
 
 
 def load(bundle: Path, kernels: KernelLibrary | None, kv_dtype: KVDtype = "fp32") -> BundleRunner:
-    session = SessionSettings(num_threads=2, kernels=kernels)
-    return BundleRunner(open_bundle(bundle), RunnerSettings(1024, 2048, None, session, ImageLimits(), kv_dtype))
+    graphs = GraphSettings(num_threads=2, kernels=kernels)
+    return BundleRunner(open_bundle(bundle), RunnerSettings(1024, 2048, None, graphs, ImageLimits(), kv_dtype))
 
 
 @pytest.fixture(scope="module", params=DTYPES)

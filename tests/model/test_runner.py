@@ -21,8 +21,8 @@ from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.embeddings import TokenEmbeddings
 from edge_runtime.model.footprint import footprint
+from edge_runtime.model.graph import GraphSettings
 from edge_runtime.model.manifest import load_manifest
-from edge_runtime.model.session import SessionSettings
 from edge_runtime.vision.image import ImageLimits
 
 SCENE = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
@@ -30,7 +30,7 @@ REQUEST = GenerationRequest("r", (Message("user", (TextPart("see"), ImagePart(SC
 
 
 def load(bundle: Path) -> BundleRunner:
-    settings = RunnerSettings(1024, 2048, None, SessionSettings(num_threads=1), ImageLimits())
+    settings = RunnerSettings(1024, 2048, None, GraphSettings(num_threads=1), ImageLimits())
     return BundleRunner(open_bundle(bundle), settings)
 
 

@@ -18,7 +18,7 @@ from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.conversation import Message
-from edge_runtime.model.session import SessionSettings
+from edge_runtime.model.graph import GraphSettings
 from edge_runtime.vision.image import ImageLimits
 from tests.conftest import NoProgress
 
@@ -46,7 +46,7 @@ class Runtime:
             max_context=4096,
             max_cache_tokens=8192,
             max_pixels=None,
-            session=SessionSettings(num_threads=1),
+            graphs=GraphSettings(num_threads=1),
             image_limits=ImageLimits(),
         )
         self.runner = RecordingRunner(open_bundle(bundle), settings)

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from transformers.image_utils import load_image
 
+from edge_runtime.families.qwen3_vl.patchify import patchify
 from edge_runtime.model.conversation import ImagePart
 from edge_runtime.model.manifest import load_manifest
 from edge_runtime.vision.image import ImageLimits, decode_image
-from edge_runtime.vision.patchify import patchify
 from edge_runtime.vision.plan import MediaPlanner
 from edge_runtime.vision.resize import resize_image
 from tests.parity.theirs import Transformers

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_runtime.engine.request import SamplingParams
+from edge_runtime.engine.request import GenerationOptions, SamplingParams
 from edge_runtime.errors import BadImage, BadParameter, BadPrompt, EdgeError
 from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
 from edge_runtime.serving.async_client import AsyncClient
@@ -248,7 +248,7 @@ def test_one_string_is_one_stop_string(serve: Serve) -> None:
     with Client(running.address) as client:
         client.generate("count 1", stop="END").result  # noqa: B018
         client.ask("count 1", stop="END")
-    assert [request.stop for request in running.engine.requests] == [("END",), ("END",)]
+    assert [request.options.stop for request in running.engine.requests] == [("END",), ("END",)]
 
 
 def test_ask_takes_one_image_and_a_system_message(serve: Serve, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_floats_of_numpy_arrive(serve: Serve) -> None:
     running = serve()
     with Client(running.address) as client:
         client.ask("count 1", sampling=SamplingParams(temperature=np.float64(0.5)))
-    assert running.engine.requests[0].sampling == SamplingParams(temperature=0.5)
+    assert running.engine.requests[0].options == GenerationOptions(temperature=0.5)
 
 
 def test_both_clients_and_both_methods_have_the_same_options() -> None:

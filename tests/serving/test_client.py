@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
+from msgspec import convert
 from PIL import Image
 
 from edge_runtime.engine.events import Finished
@@ -50,16 +51,17 @@ def test_request_arrives_as_it_was_made(serve: Serve) -> None:
         )
         assert stream.result.text == "0 "
     (request,) = running.engine.requests
-    assert request.sampling == sampling
-    assert (request.max_tokens, request.stop, request.num_logprobs) == (3, ("a", "b"), 2)
-    assert (request.enable_thinking, request.stop_on_repetition, request.parse_special) == (True, True, True)
+    options = request.options
+    assert convert(options, SamplingParams, from_attributes=True) == sampling
+    assert (options.max_tokens, options.stop, options.num_logprobs) == (3, ("a", "b"), 2)
+    assert (options.enable_thinking, options.stop_on_repetition, options.parse_special) == (True, True, True)
 
 
 def test_a_length_that_nobody_gave_is_the_servers_to_choose(serve: Serve) -> None:
     running = serve()
     with Client(running.address) as client:
         client.ask("count 1")
-    assert [request.max_tokens for request in running.engine.requests] == [None]
+    assert [request.options.max_tokens for request in running.engine.requests] == [None]
 
 
 def test_pictures_arrive_as_they_were_given(serve: Serve) -> None:

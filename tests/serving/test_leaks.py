@@ -22,7 +22,7 @@ from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import BadImage, Cancelled
 from edge_runtime.model.bundle import open_bundle
-from edge_runtime.model.session import SessionSettings
+from edge_runtime.model.graph import GraphSettings
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.messages import VideoSampling
 from edge_runtime.serving.server import Server
@@ -44,7 +44,7 @@ VIDEO = VideoSampling(
 
 @pytest.fixture
 def server(tiny_bundle: Path) -> Iterator[Server]:
-    settings = RunnerSettings(512, 2048, None, SessionSettings(num_threads=1, spin=False), ImageLimits())
+    settings = RunnerSettings(512, 2048, None, GraphSettings(num_threads=1, spin=False), ImageLimits())
     engine = Engine(BundleRunner(open_bundle(tiny_bundle), settings), EngineSettings(prefill_chunk=64))
     made = Server(ServerSettings(bind="tcp://127.0.0.1:*", heartbeat_s=0.1))
     thread = threading.Thread(target=made.run, args=(engine, ModelInfo("tiny", "portable", 512, 1 << 20, VIDEO, "0")))

@@ -24,7 +24,7 @@ from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.model.bundle import open_bundle
-from edge_runtime.model.session import SessionSettings
+from edge_runtime.model.graph import GraphSettings
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.messages import VideoSampling
 from edge_runtime.serving.server import Server
@@ -50,7 +50,7 @@ PICTURE = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8).tobyt
 @pytest.fixture
 def serving(tiny_bundle: Path) -> Iterator[tuple[Server, Callable[[], None]]]:
     """A server over the real engine, and what stops it."""
-    settings = RunnerSettings(512, 2048, None, SessionSettings(num_threads=1, spin=False), ImageLimits())
+    settings = RunnerSettings(512, 2048, None, GraphSettings(num_threads=1, spin=False), ImageLimits())
     engine = Engine(BundleRunner(open_bundle(tiny_bundle), settings), EngineSettings(prefill_chunk=64))
     server = Server(ServerSettings(bind="tcp://127.0.0.1:*"))
     model = ModelInfo("tiny", "portable", 512, 1 << 20, VIDEO, "0")

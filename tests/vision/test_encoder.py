@@ -11,8 +11,8 @@ import pytest
 
 from edge_runtime.errors import Cancelled
 from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.graph import Graph, GraphSettings
 from edge_runtime.model.manifest import load_manifest
-from edge_runtime.model.session import Graph, SessionSettings
 from edge_runtime.vision.encoder import VisionEncoder, VisionFeatures
 
 MEASURE = """
@@ -22,12 +22,12 @@ import numpy as np
 import psutil
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.manifest import load_manifest
-from edge_runtime.model.session import Graph, SessionSettings
+from edge_runtime.model.graph import Graph, GraphSettings
 from edge_runtime.vision.encoder import VisionEncoder
 
 bundle = Path(sys.argv[1])
 vision = load_manifest(bundle).architecture.vision
-encoder = VisionEncoder(Graph(bundle / "vision.onnx", SessionSettings(num_threads=1)), vision)
+encoder = VisionEncoder(Graph(bundle / "vision.onnx", GraphSettings(num_threads=1)), vision)
 
 def encode(side):
     return encoder.encode(np.ones((side * side, vision.patch_dim), np.float32), side, side, CancelToken())
@@ -42,7 +42,7 @@ print(held - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 -
 
 def test_features_have_a_row_for_each_merged_token(tiny_bundle: Path) -> None:
     vision = load_manifest(tiny_bundle).architecture.vision
-    encoder = VisionEncoder(Graph(tiny_bundle / "vision.onnx", SessionSettings(num_threads=1)), vision)
+    encoder = VisionEncoder(Graph(tiny_bundle / "vision.onnx", GraphSettings(num_threads=1)), vision)
     pixel_values = np.random.default_rng(0).standard_normal((24, vision.patch_dim), np.float32)
     features = encoder.encode(pixel_values, 4, 6, CancelToken())
     assert features.embeds.shape == (6, vision.out_hidden_size)
@@ -58,7 +58,7 @@ def test_the_rows_of_a_frame_may_be_run_in_pieces(bundle: str, request: pytest.F
     folder = request.getfixturevalue(bundle)
     manifest = load_manifest(folder)
     kernels = request.getfixturevalue("kernel_library") if manifest.flavour == "edge" else None
-    graph = Graph(folder / "vision.onnx", SessionSettings(num_threads=2, kernels=kernels))
+    graph = Graph(folder / "vision.onnx", GraphSettings(num_threads=2, kernels=kernels))
     vision = manifest.architecture.vision
     pixel_values = np.random.default_rng(1).standard_normal((14 * 22, vision.patch_dim), np.float32)
 
@@ -85,7 +85,7 @@ def test_the_rows_of_a_frame_may_be_run_in_pieces(bundle: str, request: pytest.F
 
 def test_a_cancelled_encoding_stops_and_gives_its_memory_back(tiny_bundle: Path) -> None:
     vision = load_manifest(tiny_bundle).architecture.vision
-    encoder = VisionEncoder(Graph(tiny_bundle / "vision.onnx", SessionSettings(num_threads=1)), vision, max_pairs=64)
+    encoder = VisionEncoder(Graph(tiny_bundle / "vision.onnx", GraphSettings(num_threads=1)), vision, max_pairs=64)
     pixel_values = np.ones((64, vision.patch_dim), np.float32)
     whole = encoder.encode(pixel_values, 8, 8, CancelToken())
     encoding, cancel = encoder.begin(pixel_values, 8, 8), CancelToken()

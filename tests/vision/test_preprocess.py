@@ -8,13 +8,19 @@ from hypothesis import strategies as st
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.errors import BadImage
+from edge_runtime.families.qwen3_vl.patchify import Normalization, patchify
+from edge_runtime.families.qwen3_vl.processor import (
+    PixelRange,
+    image_target_size,
+    temporal_patch_times,
+    video_target_size,
+)
+from edge_runtime.families.qwen3_vl.vision import patch_positions
 from edge_runtime.model.conversation import ImagePart, VideoPart
 from edge_runtime.model.manifest import Manifest, load_manifest
 from edge_runtime.vision.image import ImageLimits
-from edge_runtime.vision.patchify import Normalization, patchify
-from edge_runtime.vision.plan import MediaPlanner, temporal_patch_times
-from edge_runtime.vision.positions import patch_positions
-from edge_runtime.vision.resize import PixelRange, image_target_size, resize_image, video_target_size
+from edge_runtime.vision.plan import MediaPlanner
+from edge_runtime.vision.resize import resize_image
 
 QWEN3 = PixelRange(65_536, 16_777_216)
 LIMITS = ImageLimits()

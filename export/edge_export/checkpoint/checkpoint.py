@@ -22,13 +22,8 @@ from edge_export.checkpoint.shards import Warn, indexed_names, name_code, refuse
 from edge_export.checkpoint.token_names import read_special_tokens_map
 from edge_export.checkpoint.tokenizer import read_special_tokens
 from edge_export.checkpoint.weights import Weights, open_weights
-from edge_runtime.model.manifest import (
-    Architecture,
-    GenerationDefaults,
-    ImageProcessor,
-    SpecialTokens,
-    VideoProcessor,
-)
+from edge_runtime.families.qwen3_vl.config import Architecture
+from edge_runtime.model.manifest import GenerationDefaults, ImageProcessor, SpecialTokens, VideoProcessor
 
 
 def log_warning(sentence: str) -> None:

@@ -14,7 +14,7 @@ from edge_export.checkpoint.json_file import JsonObject
 from edge_export.checkpoint.rope import read_rope
 from edge_export.checkpoint.shards import Warn
 from edge_export.errors import ConfigError
-from edge_runtime.model.manifest import Architecture, TextArchitecture, VisionArchitecture
+from edge_runtime.families.qwen3_vl.config import Architecture, TextArchitecture, VisionArchitecture
 
 
 def read_architecture(config: JsonObject, warn: Warn = lambda _: None) -> Architecture:

@@ -10,7 +10,7 @@ from edge_export.checkpoint.safetensors_file import ITEM_BYTES
 from edge_export.checkpoint.shards import Warn
 from edge_export.checkpoint.weights import Weights
 from edge_export.errors import UnknownDtype, UnusedTensor, WrongShape
-from edge_runtime.model.manifest import Architecture, TextArchitecture, VisionArchitecture
+from edge_runtime.families.qwen3_vl.config import Architecture, TextArchitecture, VisionArchitecture
 
 _BUFFER = re.compile(r"(?:^|\.)rotary(?:_pos)?_emb\.(?:original_)?inv_freq$")
 """Written by old versions of transformers, which computes it from the config, as we do."""

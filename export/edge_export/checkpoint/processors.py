@@ -16,7 +16,8 @@ from typing import TypeVar
 from edge_export.checkpoint.json_file import JsonObject, read_json, read_json_if_there, short
 from edge_export.checkpoint.shards import Warn
 from edge_export.errors import ConfigError
-from edge_runtime.model.manifest import ImageProcessor, VideoProcessor, VisionArchitecture
+from edge_runtime.families.qwen3_vl.config import VisionArchitecture
+from edge_runtime.model.manifest import ImageProcessor, VideoProcessor
 
 Processor = TypeVar("Processor", ImageProcessor, VideoProcessor)
 

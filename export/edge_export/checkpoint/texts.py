@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge_export.checkpoint.shards import Warn
+from edge_runtime.model.manifest import COMPANIONS
 
-NAMES = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md")
 MAX_BYTES = 1 << 24
 
 
 def companion_files(folder: Path, warn: Warn) -> Iterator[Path]:
-    """The files of `NAMES` in `folder`; `warn` is told of those that do not go along.
+    """The files of `COMPANIONS` in `folder`; `warn` is told of those that do not go along.
 
     A link that leads out of the folder is not followed, unless into the hub's cache: bundles are handed on, and a
     stranger's archive could name any file of this machine as its licence.
     """
-    for path in (folder / name for name in NAMES):
+    for path in (folder / name for name in COMPANIONS):
         if not path.is_file():
             continue
         if path.is_symlink() and not _lies_in(path.resolve(), folder.resolve()):

@@ -16,7 +16,8 @@ from edge_export.reference.ops import Array
 from edge_export.reference.positions import text_rotary
 from edge_export.verify.ort import ort
 from edge_runtime.devices.profile import KVDtype
-from edge_runtime.model.manifest import Manifest, TextArchitecture
+from edge_runtime.families.qwen3_vl.config import TextArchitecture
+from edge_runtime.model.manifest import Manifest
 
 EDGE_KV_DTYPE: KVDtype = "int8"
 """What an edge bundle is judged with: the coarsest of the three. The others differ in one operator's cache alone."""

@@ -25,13 +25,13 @@ from edge_export.reference.ops import Array
 from edge_export.reference.preprocess import Patches
 from edge_export.reference.prompt import Prompt
 from edge_export.reference.weights import Weights
-from edge_export.verify.bundle_session import BundleSession
+from edge_export.verify.bundle_model import BundleModel
 from edge_export.verify.limits import Limits, limits_for, quick_limits_for
 from edge_export.verify.memory import numpy_cache_bytes
 from edge_export.verify.prompts import GatePrompt, gate_prompts
 from edge_export.verify.rounded_weights import RoundedWeights
 from edge_kernels.library import KernelError, KernelLibrary
-from edge_runtime.model.manifest import Manifest, ParityReport, load_manifest
+from edge_runtime.model.manifest import TOKENIZER, Manifest, ParityReport, load_manifest
 
 ReferenceName = Literal["numpy", "optimum"]
 ANSWER_TOKENS = 24
@@ -91,9 +91,9 @@ def run_gate(
     _check_source(manifest, source)
     if manifest.flavour == "edge" and kernels is None:
         kernels = _installed_kernels()
-    model = BundleSession(bundle, manifest, read_config(source), kernels)
+    model = BundleModel(bundle, manifest, read_config(source), kernels)
     judges = _open_references(reference, source, manifest, numpy_cache_bytes())
-    prompts = gate_prompts(Tokenizer.from_file(str(bundle / "tokenizer.json")), manifest)
+    prompts = gate_prompts(Tokenizer.from_file(str(bundle / TOKENIZER)), manifest)
     results = []
     for prompt in prompts:
         results.append(compare(model, judges, prompt))
@@ -109,16 +109,14 @@ def run_quick_gate(
 
     `source` must be the checkpoint the bundle was just made from. A bundle of flavour `edge` needs `kernels`.
     """
-    model = BundleSession(bundle, manifest, read_config(source), kernels)
-    prompts = gate_prompts(Tokenizer.from_file(str(bundle / "tokenizer.json")), manifest)
+    model = BundleModel(bundle, manifest, read_config(source), kernels)
+    prompts = gate_prompts(Tokenizer.from_file(str(bundle / TOKENIZER)), manifest)
     (prompt,) = (prompt for prompt in prompts if prompt.name == QUICK_PROMPT)
     result = compare(model, _open_references("numpy", source, manifest, 0), prompt, QUICK_ANSWER_TOKENS)
     return summarize([result], "numpy", quick_limits_for(manifest))
 
 
-def compare(
-    model: BundleSession, judges: Judges, prompt: GatePrompt, answer_tokens: int = ANSWER_TOKENS
-) -> PromptParity:
+def compare(model: BundleModel, judges: Judges, prompt: GatePrompt, answer_tokens: int = ANSWER_TOKENS) -> PromptParity:
     """One prompt through the bundle and its judges."""
     tokens, logits = model.greedy(prompt.prompt, answer_tokens)
     model.unload()

@@ -1,6 +1,6 @@
 """The one file of the exporter that imports ONNX Runtime: the others say `from edge_export.verify.ort import ort`.
 
-Before the import it switches off what the library would tell its makers, as `edge_runtime/model/session.py` does
+Before the import it switches off what the library would tell its makers, as `edge_runtime/model/graph.py` does
 (decision 45); whoever wants that sets the variable to 0.
 """
 

@@ -21,13 +21,14 @@ from edge_export.verify.ort import ort
 from edge_kernels.library import KernelLibrary
 from edge_kernels.packing import GROUP, PackedWeight, unpack
 from edge_runtime.errors import BundleError
-from edge_runtime.model.manifest import Manifest, decoder_graph_name, vision_segments
+from edge_runtime.families.qwen3_vl.config import vision_segments
+from edge_runtime.model.manifest import VISION_GRAPH, Manifest, decoder_graph_name
 
 INT8_ZERO_POINT = 128
 """Zero point of int8 embedding rows."""
 
 
-class BundleSession:
+class BundleModel:
     """The vision and decoder graphs of one bundle; one of them is loaded at a time, so that large ones fit."""
 
     def __init__(
@@ -74,7 +75,7 @@ class BundleSession:
         found: dict[str, Array] = {}
         for segment, outputs in enumerate(vision_segments(vision)):
             feeds["segment"] = np.array(segment, np.int64)
-            found |= zip(outputs, self._graph("vision.onnx").run(list(outputs), feeds), strict=True)
+            found |= zip(outputs, self._graph(VISION_GRAPH).run(list(outputs), feeds), strict=True)
             if segment < vision.depth:
                 feeds["stream"], feeds["qkv"] = found[f"stream.{segment}"], found[f"qkv.{segment}"]
         deepstack = [found[f"deepstack.{tap}"] for tap in range(len(vision.deepstack_layers))]

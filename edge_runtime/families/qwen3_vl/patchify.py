@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_kernels.library import KernelLibrary
-from edge_runtime.model.manifest import VisionArchitecture
-from edge_runtime.vision.image import Pixels
+from edge_runtime.families.qwen3_vl.config import VisionArchitecture
+
+Pixels = NDArray[np.uint8]
+"""[height, width, channels]"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

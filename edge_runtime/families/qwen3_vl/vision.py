@@ -1,4 +1,4 @@
-"""Where each patch sits: 2-D rotary tables, and rows and weights of the position table. Knows nothing of pixels.
+"""What the vision graph takes and gives, and where each patch sits. Knows nothing of pixels.
 
 The maths is transformers' `qwen3_vl/modeling_qwen3_vl.py: rot_pos_emb, fast_pos_embed_interpolate`.
 """
@@ -13,7 +13,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.model.manifest import VisionArchitecture
+from edge_runtime.families.contract import FLOAT, INT64, Contract
+from edge_runtime.families.qwen3_vl.config import VisionArchitecture, vision_segments
 
 _ROPE_THETA = 10000.0
 
@@ -30,6 +31,26 @@ class PatchPositions:
     """[N, head_dim / 2], first half by row, second half by column."""
     rope_sin: NDArray[np.float32]
     """[N, head_dim / 2]."""
+
+
+def vision_contract(vision: VisionArchitecture) -> Contract:
+    """`vision.onnx`."""
+    half, hidden = vision.head_dim // 2, vision.hidden_size
+    outputs = {name: width for segment in vision_segments(vision) for name, width in segment.items()}
+    return Contract(
+        inputs={
+            "segment": (INT64, ()),
+            "pixel_values": (FLOAT, (None, vision.patch_dim)),
+            "pos_index": (INT64, (4, None)),
+            "pos_weight": (FLOAT, (4, None)),
+            "rope_cos": (FLOAT, (None, half)),
+            "rope_sin": (FLOAT, (None, half)),
+            "stream": (FLOAT, (None, hidden)),
+            "qkv": (FLOAT, (None, 3 * hidden)),
+            "query_rows": (INT64, (2,)),
+        },
+        outputs={name: (FLOAT, (None, width)) for name, width in outputs.items()},
+    )
 
 
 @lru_cache(maxsize=8)

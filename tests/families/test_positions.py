@@ -1,8 +1,8 @@
 import numpy as np
 
-from edge_runtime.model.manifest import TextArchitecture
-from edge_runtime.model.positions import RotaryTables, prompt_positions
-from edge_runtime.model.prompt import TokenGrid, VisionSpan
+from edge_runtime.families.qwen3_vl.config import TextArchitecture
+from edge_runtime.families.qwen3_vl.decoder import RotaryTables, prompt_positions
+from edge_runtime.families.qwen3_vl.processor import TokenGrid, VisionSpan
 
 TEXT = TextArchitecture(
     num_layers=1,

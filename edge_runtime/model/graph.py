@@ -1,4 +1,4 @@
-"""ONNX Runtime behind three names: `SessionSettings`, `Graph`, `Binding`. The one runtime file that imports it.
+"""ONNX Runtime behind three names: `GraphSettings`, `Graph`, `Binding`. The one runtime file that imports it.
 
 Knows nothing of what the graphs compute. Weights are mapped from the graph's external data file, not read.
 """
@@ -47,7 +47,7 @@ _ERRORS = (
 
 
 @dataclass(frozen=True, slots=True)
-class SessionSettings:
+class GraphSettings:
     """How a graph is loaded and run."""
 
     num_threads: int
@@ -91,7 +91,7 @@ class TensorSpec:
 class Graph:
     """A loaded graph. Runs are serial: one thread at a time."""
 
-    def __init__(self, path: Path, settings: SessionSettings) -> None:
+    def __init__(self, path: Path, settings: GraphSettings) -> None:
         """Load `path`. Raises `BundleError` if ONNX Runtime cannot."""
         provider = _PROVIDERS[settings.execution_provider]
         if provider not in ort.get_available_providers():
@@ -100,12 +100,12 @@ class Graph:
                 "install one that has, or choose execution_provider 'cpu'"
             )
         try:
-            self.session = ort.InferenceSession(str(path), _session_options(settings), providers=[provider])
+            self.loaded = ort.InferenceSession(str(path), _load_options(settings), providers=[provider])
         except Exception as error:  # whatever it raises: the file is at fault
             raise BundleError(f"{path} cannot be loaded: {error}; export the bundle again") from error
         self.name = path.name
-        self.inputs = {node.name: _spec(node) for node in self.session.get_inputs()}
-        self.outputs = {node.name: _spec(node) for node in self.session.get_outputs()}
+        self.inputs = {node.name: _spec(node) for node in self.loaded.get_inputs()}
+        self.outputs = {node.name: _spec(node) for node in self.loaded.get_outputs()}
 
     def run(
         self,
@@ -137,7 +137,7 @@ class Binding:
 
     def __init__(self, graph: Graph, shared: Sequence[tuple[str, str | None, Array]]) -> None:
         self._graph = graph
-        self._io = graph.session.io_binding()
+        self._io = graph.loaded.io_binding()
         self._arrays = [array for _, _, array in shared]  # ONNX Runtime 1.23 keeps a pointer, but no reference
         for input_name, output_name, array in shared:
             value = ort.OrtValue.ortvalue_from_numpy(array)  # the array's own memory
@@ -166,7 +166,7 @@ class Binding:
         options = _run_options(keep_memory=keep_memory)
         with cancel.attach(_terminate(options)):
             try:
-                self._graph.session.run_with_iobinding(self._io, options)
+                self._graph.loaded.run_with_iobinding(self._io, options)
             except _ERRORS as error:
                 raise self._graph.translated(error, cancel) from error
 
@@ -192,7 +192,7 @@ def _spec(node: ort.NodeArg) -> TensorSpec:
     return TensorSpec(node.name, node.type, tuple(size if isinstance(size, int) else None for size in node.shape))
 
 
-def _session_options(settings: SessionSettings) -> ort.SessionOptions:
+def _load_options(settings: GraphSettings) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.num_threads
     options.inter_op_num_threads = 1
