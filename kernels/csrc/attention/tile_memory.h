@@ -1,4 +1,5 @@
-// The memory of one attention tile, cut from one block of scratch. Shared by Attention and VisionAttention.
+// The sizes of one attention tile, and its memory, cut from one block of scratch. Shared by Attention and
+// VisionAttention.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +8,7 @@
 namespace edge {
 namespace {
 
+constexpr int kMaxHeadDim = 256;
 // Query rows of a tile: enough to pay for packing the keys, few enough to stay in the second cache level; a multiple
 // of the six rows that registers hold.
 constexpr int kTileQueryRows = 60;
