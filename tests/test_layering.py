@@ -53,13 +53,16 @@ HOMES = {
     ("edge_runtime", "onnxruntime"): "model/graph.py",
     ("edge_runtime", "zmq"): "serving/",
     ("edge_export", "onnxruntime"): "verify/ort.py",
-    ("edge_export", "huggingface_hub"): "checkpoint/hub.py",
+    ("edge_export", "huggingface_hub"): "checkpoint/source.py",
     ("edge_export", "onnx_ir"): "graph.py",
     ("edge_export", "torch"): "verify/",
     ("edge_export", "transformers"): "verify/",
     ("edge_export", "optimum"): "verify/",
 }
 """The one file, or the one folder, of a root that may import a package."""
+
+FAMILY_INSIDERS = ("families/", "verify/", "random_checkpoint.py")
+"""What of `edge_export` may look into a family; all others see its `family.py`."""
 
 TOO_HEAVY = {
     "edge_runtime": {"torch", "transformers", "optimum", "onnx", "onnx_ir", "onnxscript", "safetensors"},
@@ -136,6 +139,8 @@ def import_violations(module: Module) -> list[str]:
             found += _other_root_violations(module, name)
         elif top == "edge_runtime" and not _may_import_part(module.part, rest.split(".")[0]):
             found.append(f"{name}: {module.part or 'the root'} lies below it or beside it")
+        elif top == "edge_export" and not _may_see_family(module.path, rest):
+            found.append(f"{name}: of a family, only its family.py is seen from outside")
         elif top in TOO_HEAVY[module.root]:
             found.append(f"{name}: {module.root} does without {top}")
         home = HOMES.get((module.root, top))
@@ -147,6 +152,10 @@ def import_violations(module: Module) -> list[str]:
 def _may_import_part(importer: str, imported: str) -> bool:
     known = {"__version__", *ARROWS}
     return imported in known and (imported == "__version__" or imported in below(importer))
+
+
+def _may_see_family(importer: str, imported: str) -> bool:
+    return importer.startswith(FAMILY_INSIDERS) or imported.split(".")[:1] != ["families"] or ".family" in imported
 
 
 def _other_root_violations(module: Module, name: str) -> list[str]:
@@ -285,6 +294,7 @@ def test_arrows_have_no_cycle() -> None:
         ("edge_export", "verify/a.py", "from edge_runtime.engine.engine import Engine"),
         ("edge_export", "verify/a.py", "from edge_runtime.model.graph import Graph"),
         ("edge_export", "verify/a.py", "from edge_runtime.families.qwen3_vl.vision import patch_positions"),
+        ("edge_export", "a.py", "from edge_export.families.qwen3_vl.layers import Layers"),
         ("edge_kernels", "a.py", "from edge_runtime.errors import EdgeError"),
         ("edge_kernels", "a.py", "import onnxruntime"),
     ],
@@ -310,6 +320,8 @@ def test_planted_import_is_found(root: str, path: str, source: str) -> None:
         ("edge_runtime", "bench/a.py", "from edge_runtime.engine.load import load_engine"),
         ("edge_export", "a.py", "from edge_kernels.packing import pack"),
         ("edge_export", "graph.py", "import onnx_ir"),
+        ("edge_export", "a.py", "from edge_export.families.qwen3_vl import family"),
+        ("edge_export", "verify/a.py", "from edge_export.families.qwen3_vl.reference.ops import Array"),
         ("edge_export", "verify/optimum.py", "import torch\nfrom edge_export.verify.ort import ort"),
         (
             "edge_export",

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.bench.costs import decode_bytes, prefill_ops, vision_ops
@@ -19,9 +18,8 @@ from edge_runtime.devices.memory import MemoryPlan
 from edge_runtime.devices.select import ResolvedProfile
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Failed, Finished, Timings
-from edge_runtime.engine.load import load_runner
+from edge_runtime.engine.load import load_engine
 from edge_runtime.engine.request import GenerationRequest
-from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import ContextOverflow, InternalError
 from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.conversation import Message
@@ -137,27 +135,13 @@ def _peaks(num_threads: int, not_run: list[str]) -> MachinePeaks | None:
         return None
 
 
-class _Tireless:
-    """A model runner without end tokens, so that answers are as long as they are asked to be."""
-
-    eos_token_ids: frozenset[int] = frozenset()
-
-    def __init__(self, runner: Any) -> None:
-        self._runner = runner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runner, name)
-
-
 def _load(bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan, repeats: int, samples: _Samples) -> Engine:
     engine = None
     for _ in range(repeats):
         engine = None  # the one before is let go first, so that memory holds one model at a time
         started = perf_counter()
-        runner: Any = _Tireless(load_runner(bundle, profile, plan))
-        engine = Engine(runner, EngineSettings(prefill_chunk=plan.prefill_chunk_tokens))
+        engine = load_engine(bundle, profile, plan)
         samples.add("load", "s", perf_counter() - started)
-        del runner
     assert engine is not None
     return engine
 
@@ -183,7 +167,7 @@ def _note_image(bundle: Bundle, question: ImageQuestion, timings: Timings, sampl
 
 
 def _ask(engine: Engine, messages: tuple[Message, ...], max_tokens: int) -> Timings:
-    for event in engine.generate(GenerationRequest("benchmark", messages, max_tokens=max_tokens)):
+    for event in engine.generate(GenerationRequest("benchmark", messages, max_tokens=max_tokens, ignore_eos=True)):
         if isinstance(event, Failed):
             raise event.error
         if isinstance(event, Finished):

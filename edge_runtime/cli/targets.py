@@ -13,12 +13,13 @@ from edge_runtime.cli.loading import PlannedBundle
 from edge_runtime.cli.pocket import NAME, bundle_folder
 from edge_runtime.cli.question import Question, Say
 from edge_runtime.devices.memory import MemoryPlan, MemoryRequest
+from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Delta, Failed, Finished
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.thread import EngineThread
 from edge_runtime.errors import BadParameter, BundleError, InternalError
 from edge_runtime.serving.address import is_address
 from edge_runtime.serving.client import Client
-from edge_runtime.serving.engine_thread import Engine, EngineThread
 
 _STOP_S = 5.0
 """How long a cancelled graph run may take to notice."""

@@ -38,8 +38,8 @@ class ModelFootprint:
     """Image limits of the bundle."""
     vision_bytes_per_patch: int
     """Transient memory of the vision graph for one patch, its pixels and its share of the output included."""
-    prompt_bytes_per_token: int
-    """Rows held for a prompt until they are in the cache: embedding and DeepStack rows of one token."""
+    feature_bytes_per_token: int
+    """What the vision encoder gives for one image token: its embedding and DeepStack rows."""
     prefill_bytes_per_token: int
     """Transient memory of the decoder graph for one token of a chunk."""
     prefill_bytes_per_token_and_context: int = 0
@@ -86,7 +86,7 @@ class MemoryPlan:
     weights_bytes: int
     fixed_bytes: int
     kv_bytes: int
-    prompt_bytes: int
+    features_bytes: int
     vision_bytes: int
     prefill_bytes: int
     decoding_bytes: int
@@ -100,7 +100,7 @@ class MemoryPlan:
     @property
     def total_bytes(self) -> int:
         """Peak memory. One chat's image is encoded before its prompt runs; of several, parts of both alternate."""
-        held = self.weights_bytes + self.fixed_bytes + self.kv_bytes + self.prompt_bytes
+        held = self.weights_bytes + self.fixed_bytes + self.kv_bytes + self.features_bytes
         pictures = self.decoding_bytes + DECODING_PROCESS_BYTES
         runs = (self.vision_bytes, self.prefill_bytes)
         return held + pictures + (max(runs) if self.max_chats == 1 else sum(runs))
@@ -121,7 +121,7 @@ class MemoryPlan:
         return (
             ("weights", format_bytes(self.weights_bytes), "mapped from the bundle, and repacked copies"),
             ("KV cache", format_bytes(self.kv_bytes), f"held for {chats}, {self.kv_dtype}"),
-            ("prompts", format_bytes(self.prompt_bytes), "held for embedding rows of waiting prompts"),
+            ("features", format_bytes(self.features_bytes), "held for encoded images on their way into the cache"),
             ("vision", format_bytes(self.vision_bytes), f"held for an image of up to {self.max_pixels:,} pixels"),
             ("prefill", format_bytes(self.prefill_bytes), f"held for chunks of {self.prefill_chunk_tokens} tokens"),
             (

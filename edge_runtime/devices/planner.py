@@ -215,6 +215,11 @@ class _Search:
     def _vision_bytes(self, rung: _Settings) -> int:
         return self.footprint.vision_bytes_per_patch * (rung.max_pixels // self.footprint.patch_size**2)
 
+    def _feature_tokens(self, rung: _Settings) -> int:
+        """Most image tokens whose features one chat holds: those of a chunk, and of the images it cuts at both ends."""
+        cut = 2 * self.footprint.image_tokens(rung.max_pixels)
+        return min(rung.prefill_chunk_tokens + cut, rung.context_tokens)
+
     def _prefill_bytes(self, rung: _Settings) -> int:
         per_context_token = self.footprint.prefill_bytes_per_token_and_context
         per_chunk_token = self.footprint.prefill_bytes_per_token + per_context_token * rung.context_tokens
@@ -233,7 +238,7 @@ class _Search:
             weights_bytes=footprint.weights_bytes + footprint.prepacked_bytes,
             fixed_bytes=footprint.fixed_bytes,
             kv_bytes=footprint.kv_bytes_per_token[rung.kv_dtype] * tokens,
-            prompt_bytes=footprint.prompt_bytes_per_token * tokens,
+            features_bytes=footprint.feature_bytes_per_token * self._feature_tokens(rung) * rung.max_chats,
             vision_bytes=self._vision_bytes(rung),
             prefill_bytes=self._prefill_bytes(rung),
             decoding_bytes=decoding_bytes,

@@ -1,4 +1,4 @@
-"""The state of one chat in flight: its prompt, its room in the cache, the tokens drawn so far, and its clock.
+"""The state of one chat in flight: the log of its tokens, its room in the cache, what it has said, and its clock.
 
 The engine owns it, the scheduler moves it between queues. Its phase is not stored: it follows from the facts.
 """
@@ -13,20 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.engine.events import Channel, Delta, Finished, FinishReason, Timings, TokenLogprob
-from edge_runtime.engine.model_runner import MediaTimings, PreparedPrompt, Step
+from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.repetition import RepetitionDetector
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.sampling import Sampler, token_logprob
+from edge_runtime.engine.token_log import TokenLog
 from edge_runtime.engine.transcript import Transcript
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.kv_cache import KVLease
+from edge_runtime.model.kv_cache import Checkpoint, KVLease
 
 
 class Phase(enum.Enum):
     """What a chat needs next."""
 
     WAITING = "room in the KV cache"
-    ENCODE = "its next image or video frame pair decoded and encoded"
+    ENCODE = "the next image or video frame pair of its next chunk decoded and encoded"
     PREFILL = "the next chunk of its prompt run"
     DECODE = "its last token run and the next one drawn"
 
@@ -43,6 +44,12 @@ class Clock:
     vision_ms: float = 0.0
     prefill_ms: float = 0.0
 
+    def add(self, spent: MediaTimings) -> None:
+        """Count the time of a part of a vision run."""
+        self.decode_image_ms += spent.decode_image_ms
+        self.resize_ms += spent.resize_ms
+        self.vision_ms += spent.vision_ms
+
 
 class Chat:
     """One request from when it is prepared to its last event."""
@@ -55,9 +62,8 @@ class Chat:
         "cancel",
         "clock",
         "lease",
-        "output_ids",
-        "prompt",
-        "prompt_ids",
+        "log",
+        "prefill_chunk",
         "request",
         "transcript",
     )
@@ -65,25 +71,25 @@ class Chat:
     def __init__(
         self,
         request: GenerationRequest,
-        prompt: PreparedPrompt,
+        log: TokenLog,
         transcript: Transcript,
-        submitted_s: float,
+        clock: Clock,
         cancel: CancelToken,
+        prefill_chunk: int,
     ) -> None:
-        """`prompt` and `transcript` are this chat's alone; `submitted_s` is a `time.perf_counter` reading.
+        """`log` and `transcript` are this chat's alone; `prefill_chunk`: tokens of its prompt that run at a time.
 
         `request.options.max_tokens` is a number by now: the engine has filled in what the context has room for.
         """
         self.request = request
-        self.prompt = prompt
-        self.prompt_ids: NDArray[np.int64] = prompt.input_ids  # [T]
+        self.log = log
         self.transcript = transcript
-        self.clock = Clock(submitted_s)
+        self.clock = clock
         self.cancel = cancel
+        self.prefill_chunk = prefill_chunk
         self.lease: KVLease | None = None
-        self.output_ids: list[int] = []
         self._repetition = RepetitionDetector() if request.options.stop_on_repetition else None
-        self._sampler = Sampler(request.options, self.prompt_ids)
+        self._sampler = Sampler(request.options, log.input_ids)
         self._unsent_ids: list[int] = []
         self._unsent_logprobs: list[TokenLogprob] = []
 
@@ -92,9 +98,15 @@ class Chat:
         """What this chat needs next."""
         if self.lease is None:
             return Phase.WAITING
-        if self.prompt.pending_media:
-            return Phase.ENCODE
-        return Phase.PREFILL if self.num_cached < len(self.prompt_ids) else Phase.DECODE
+        if self.num_cached >= self.log.num_prompt:
+            return Phase.DECODE
+        return Phase.ENCODE if self.log.lacks_features(self.num_cached + self.num_next) else Phase.PREFILL
+
+    @property
+    def num_next(self) -> int:
+        """Tokens of its next run: a chunk of the prompt, or the last one drawn."""
+        left = self.log.num_prompt - self.num_cached
+        return min(left, self.prefill_chunk) if left > 0 else 1
 
     @property
     def repeats(self) -> bool:
@@ -109,7 +121,7 @@ class Chat:
     @property
     def max_context(self) -> int:
         """Room the chat may come to need, in tokens: prompt plus the longest answer asked for."""
-        return len(self.prompt_ids) + self.max_tokens
+        return self.log.num_prompt + self.max_tokens
 
     @property
     def max_tokens(self) -> int:
@@ -120,36 +132,26 @@ class Chat:
     def step(self, num_tokens: int) -> Step:
         """The run of the next `num_tokens` of the log that are not cached yet; logits only where the log ends."""
         assert self.lease is not None
-        start, num_prompt = self.num_cached, len(self.prompt_ids)
-        if start < num_prompt:
-            token_ids = self.prompt_ids[start : start + num_tokens]
-        else:
-            token_ids = np.asarray(self.output_ids[start - num_prompt :], dtype=np.int64)
-        assert len(token_ids) == num_tokens
-        want_logits = start + num_tokens == num_prompt + len(self.output_ids)
-        return Step(self.prompt, token_ids, self.lease, want_logits, self.cancel, self.request.options.top_k)
+        stop = self.num_cached + num_tokens
+        token_ids = self.log.ids(self.num_cached, stop)
+        return Step(self.log, token_ids, self.lease, int(stop == len(self.log)), self.cancel)
 
-    def rewind(self, num_cached: int, num_tokens: int) -> int:
-        """After a failed run of `num_tokens` on top of `num_cached`: get ready to repeat it; return the tokens to run.
-
-        What reached the cache stays there, since its image features may be gone; the last token alone is run again
-        where its logits are wanted.
-        """
+    def checkpoint(self) -> Checkpoint:
+        """Where it stands before a run, for `restore` if that fails."""
         assert self.lease is not None
-        if self.lease.length != num_cached + num_tokens:
-            self.lease.truncate(num_cached)
-            return num_tokens
-        if self.lease.length < len(self.prompt_ids):
-            return 0
-        self.lease.truncate(self.lease.length - 1)
-        return 1
+        return self.lease.checkpoint()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Forget what a failed run has left in the cache."""
+        assert self.lease is not None
+        self.lease.restore(checkpoint)
 
     def draw(self, logits: NDArray[np.float32]) -> int:
         """Choose the next token from `logits` [V] and add it to the log. Raises `InternalError` for NaN logits."""
         token_id = self._sampler.draw(logits)
-        if not self.output_ids:
+        if not self.log.num_output:
             self.clock.first_token_s = time.perf_counter()
-        self.output_ids.append(token_id)
+        self.log.append(token_id)
         self._unsent_ids.append(token_id)
         if self._repetition is not None:
             self._repetition.feed(token_id)
@@ -171,17 +173,11 @@ class Chat:
             request_id=self.request.request_id,
             text=self.transcript.text,
             reasoning=self.transcript.reasoning,
-            token_ids=tuple(self.output_ids),
+            token_ids=self.log.output_ids,
             finish_reason=reason,
             timings=self._timings(),
         )
         return [*(self._delta(channel, text) for channel, text in pieces), ended]
-
-    def add_media(self, spent: MediaTimings) -> None:
-        """Count the time of a part of a vision run."""
-        self.clock.decode_image_ms += spent.decode_image_ms
-        self.clock.resize_ms += spent.resize_ms
-        self.clock.vision_ms += spent.vision_ms
 
     def _delta(self, channel: Channel, text: str) -> Delta:
         """A delta that carries all tokens since the last one."""
@@ -202,7 +198,7 @@ class Chat:
             decode_ms=1e3 * (now_s - clock.first_token_s),
             first_token_ms=1e3 * (clock.first_token_s - clock.submitted_s),
             total_ms=1e3 * (now_s - clock.submitted_s),
-            prompt_tokens=len(self.prompt_ids),
-            image_tokens=self.prompt.image_tokens,
-            output_tokens=len(self.output_ids),
+            prompt_tokens=self.log.num_prompt,
+            image_tokens=self.log.image_tokens,
+            output_tokens=self.log.num_output,
         )

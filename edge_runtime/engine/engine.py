@@ -22,23 +22,19 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge_runtime.engine.chat import Chat, Phase
+from edge_runtime.engine.chat import Chat, Clock, Phase
 from edge_runtime.engine.events import Event, Failed, Finished
 from edge_runtime.engine.model_runner import ModelRunner
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.sampling import rescore
 from edge_runtime.engine.scheduler import Plan, Scheduler
 from edge_runtime.engine.settings import EngineSettings
-from edge_runtime.engine.thinking import ChannelSwitch
 from edge_runtime.engine.transcript import Transcript
 from edge_runtime.errors import BadParameter, Cancelled, EdgeError, InternalError
 from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.decoder import Logits
 
 _log = logging.getLogger(__name__)
-
-_Logits = NDArray[np.float32] | None
 
 _MEDIA_WAIT_S = 0.02
 """How long a step with nothing else to do waits for an image to be decoded; cancels and new requests come after it."""
@@ -50,6 +46,7 @@ class Engine:
     def __init__(self, runner: ModelRunner, settings: EngineSettings) -> None:
         """The engine has `runner` and its KV cache to itself."""
         self._runner = runner
+        self._settings = settings
         self._scheduler = Scheduler(runner.kv_cache, runner.max_context, settings)
         self._chats: dict[str, Chat] = {}
         self._events: list[Event] = []  # not handed out yet
@@ -79,16 +76,15 @@ class Engine:
         Raises `Overloaded` if the queue is full, `ContextOverflow` if prompt and answer cannot fit (nothing was
         computed), `BadPrompt` or `BadImage` for what the model cannot take, `Cancelled`.
         """
-        submitted_s = time.perf_counter()
+        clock = Clock(submitted_s=time.perf_counter())
         self._scheduler.check_room()
         with _internal_unless_ours("preparing a prompt"):
-            prompt = self._runner.prepare(request, cancel)
-            num_prompt = len(prompt.input_ids)
-            max_tokens = self._scheduler.answer_length(num_prompt, prompt.image_tokens, request.options.max_tokens)
-            switch = ChannelSwitch(self._runner.think_token_ids, self._runner.starts_in_reasoning(prompt))
-            # The pictures stay with `prompt` alone, which drops each as soon as it is encoded.
+            log = self._runner.prepare(request, cancel)
+            max_tokens = self._scheduler.answer_length(log.num_prompt, log.image_tokens, request.options.max_tokens)
+            transcript = Transcript(self._runner.think_token_ids, log.starts_in_reasoning, request.options.stop)
+            # The pictures stay with `log` alone, which drops each as soon as it is encoded.
             kept = GenerationRequest(request.request_id, (), request.options, max_tokens=max_tokens)
-            return Chat(kept, prompt, Transcript(switch, request.options.stop), submitted_s, cancel)
+            return Chat(kept, log, transcript, clock, cancel, self._settings.prefill_chunk)
 
     def add(self, chat: Chat) -> None:
         """Take on what `prepare` gave. If this raises, it was not taken on and will have no events.
@@ -146,20 +142,19 @@ class Engine:
                 if not self._scheduler.admit(chat):
                     break
                 chat.clock.admitted_s = time.perf_counter()
-                if chat.prompt.pending_media:
-                    self._runner.start_media(chat.prompt)
+                self._runner.media.start(chat.log)
         return self._scheduler.plan()
 
-    def _run(self, plan: Plan) -> list[tuple[Chat, _Logits]]:
+    def _run(self, plan: Plan) -> list[tuple[Chat, Logits | None]]:
         """Encode a part of an image, then run the decoder; return the logits of each chat that ran."""
         if plan.wait_for is not None:
-            self._runner.wait_for_media(plan.wait_for.prompt, _MEDIA_WAIT_S)
+            self._runner.media.wait(plan.wait_for.log, _MEDIA_WAIT_S)
         if plan.encode is not None:
             with self._failing(plan.encode):
-                plan.encode.add_media(self._runner.encode_next(plan.encode.prompt, plan.encode.cancel))
+                plan.encode.clock.add(self._runner.media.advance(plan.encode.log, plan.encode.cancel))
         return self._forward(plan.shares) if plan.shares else []
 
-    def _postprocess(self, results: Sequence[tuple[Chat, _Logits]]) -> None:
+    def _postprocess(self, results: Sequence[tuple[Chat, Logits | None]]) -> None:
         """Turn logits into tokens, text and events; end the chats that are done or were cancelled."""
         self._end_cancelled()
         for chat, logits in results:
@@ -169,38 +164,42 @@ class Engine:
         if not self._chats:
             self._check_idle()
 
-    def _advance(self, chat: Chat, logits: _Logits) -> None:
+    def _advance(self, chat: Chat, logits: Logits | None) -> None:
         """Draw one token of `chat`; say what it adds, and whether it is the last."""
         if logits is None:
             raise InternalError("the runner gave no logits for a chat that is not cancelled")
-        token_id = chat.draw(logits)
+        row = logits.rows[-1]
+        # What may not be said is to be masked here: rescoring spends its few candidates on what is left.
+        if logits.hidden is not None:
+            rescore(row, logits.hidden[-1], chat.request.options.top_k, self._runner.score)
+        token_id = chat.draw(row)
         is_eos = token_id in self._runner.eos_token_ids
         self._events += chat.say(token_id, b"" if is_eos else self._runner.detokenize([token_id]))
         if (is_eos and not chat.request.options.ignore_eos) or chat.transcript.stopped:
             self._end(chat, chat.finish("stop"))
-        elif len(chat.output_ids) == chat.max_tokens:
+        elif chat.log.num_output == chat.max_tokens:
             self._end(chat, chat.finish("length"))
         elif chat.repeats:
             self._end(chat, chat.finish("repetition"))
 
-    def _forward(self, shares: Sequence[tuple[Chat, int]]) -> list[tuple[Chat, _Logits]]:
+    def _forward(self, shares: Sequence[tuple[Chat, int]]) -> list[tuple[Chat, Logits | None]]:
         """Run the decoder for all `shares`; if that fails, chat by chat, so that only the one at fault ends."""
         if len(shares) == 1:
             with self._failing(shares[0][0]):
                 return self._forward_once(shares)
             return []
-        before = [chat.num_cached for chat, _ in shares]
+        before = [chat.checkpoint() for chat, _ in shares]
         try:
             return self._forward_once(shares)
         except Exception:  # noqa: BLE001 (the chat at fault will raise it again, alone)
             _log.exception("a run of %d chats failed; it is repeated chat by chat", len(shares))
-        results: list[tuple[Chat, _Logits]] = []
-        for (chat, num_tokens), length in zip(shares, before, strict=True):
-            num_lost = chat.rewind(length, num_tokens)
-            results += self._forward([(chat, num_lost)]) if num_lost else []
+        results: list[tuple[Chat, Logits | None]] = []
+        for share, checkpoint in zip(shares, before, strict=True):
+            share[0].restore(checkpoint)
+            results += self._forward([share])
         return results
 
-    def _forward_once(self, shares: Sequence[tuple[Chat, int]]) -> list[tuple[Chat, _Logits]]:
+    def _forward_once(self, shares: Sequence[tuple[Chat, int]]) -> list[tuple[Chat, Logits | None]]:
         """One call of the runner for `shares`: (chat, number of its tokens)."""
         prefilling = [chat for chat, _ in shares if chat.phase is Phase.PREFILL]
         wanted = [chat.num_cached + num_tokens for chat, num_tokens in shares]
@@ -211,6 +210,8 @@ class Engine:
         for (chat, _), length in zip(shares, wanted, strict=True):
             if chat.num_cached != length and not chat.cancel.cancelled:
                 raise InternalError(f"after a run {chat.num_cached} tokens are cached, not {length}")
+        for chat in prefilling:
+            chat.log.drop_features(chat.num_cached)
         return [(chat, logits) for (chat, _), logits in zip(shares, outputs, strict=True)]
 
     def _own_events(self, request_id: str, events: Sequence[Event]) -> list[Event]:
@@ -237,7 +238,7 @@ class Engine:
         if self._chats.pop(chat.request.request_id, None) is not None:
             self._events += last_events
             self._scheduler.remove(chat)
-            self._runner.release(chat.prompt)
+            self._runner.media.release(chat.log)
 
     def _check_idle(self) -> None:
         """With no chat in flight the whole cache must be free."""

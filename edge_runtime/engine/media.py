@@ -6,42 +6,28 @@ in parts. An error names the picture it is about.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from time import perf_counter
+
+import numpy as np
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.model_runner import MediaTimings
+from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.errors import BadImage, EdgeError
 from edge_runtime.families.qwen3_vl.config import VisionArchitecture
-from edge_runtime.families.qwen3_vl.patchify import patchify
+from edge_runtime.families.qwen3_vl.patchify import Normalization, patchify
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, media_parts
 from edge_runtime.model.prompt import refuse_overflow
-from edge_runtime.vision.decoding import BadFrame, PendingPixels, PictureDecoder
-from edge_runtime.vision.encoder import Encoding, VisionEncoder, VisionFeatures
+from edge_runtime.vision.decoding import BadFrame, PictureDecoder
+from edge_runtime.vision.encoder import VisionEncoder
 from edge_runtime.vision.image import Pixels
-from edge_runtime.vision.plan import MediaPlan, MediaPlanner, VisionRun
+from edge_runtime.vision.plan import MediaPlan, MediaPlanner
 
-
-@dataclass(slots=True, eq=False)
-class PromptMedia:
-    """The vision runs of one prompt, and how far they are."""
-
-    runs: list[VisionRun]
-    """Still to do, in prompt order."""
-    pixels: PendingPixels | None = None
-    """The frames of the first of them that is not being encoded, on their way through the decoder."""
-    encoding: Encoding | None = None
-    """The first of them, once its pixels are there."""
-    features: list[VisionFeatures | None] = field(default_factory=list)
-    """Of the runs that are done; None once their tokens are in the cache."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether `MediaEncoder.advance` would not have to wait for pixels."""
-        return self.encoding is not None or self.pixels is None or self.pixels.done()
+_DIGEST_BYTES = 16
 
 
 class MediaEncoder:
@@ -67,10 +53,10 @@ class MediaEncoder:
 
         Raises `BadImage`, `ContextOverflow` as soon as they are more than `max_context` tokens, or `Cancelled`.
         """
-        media = list(media_parts(messages))
+        parts = list(media_parts(messages))
         places: dict[int, str] = {}
         pictures: dict[int, bytes | Pixels] = {}
-        for place, part in media:
+        for place, part in parts:
             frames = (part.data,) if isinstance(part, ImagePart) else part.frames
             for number, frame in enumerate(frames, 1):
                 pictures.setdefault(id(frame), frame)
@@ -80,7 +66,7 @@ class MediaEncoder:
         except BadFrame as error:
             raise BadImage(f"{list(places.values())[error.index]}: {error}") from error
         plans, num_tokens = [], 0
-        for place, part in media:
+        for place, part in parts:
             cancel.raise_if_cancelled()
             with _named(place):
                 plans.append(self._planner.plan(part, place, lambda frame: sizes[id(frame)]))
@@ -88,61 +74,79 @@ class MediaEncoder:
             refuse_overflow(num_tokens, "images and videos", max_context)
         return plans
 
-    def start(self, media: PromptMedia) -> None:
-        """Begin to decode the first image or frame pair."""
-        self._decode(media, media.runs[0])
+    def start(self, log: TokenLog) -> None:
+        """Begin to decode the next image or frame pair of `log`, if there is one that has not been begun."""
+        media = log.next_media
+        if media is not None and media.pixels is None and media.encoding is None:
+            self._decode(media)
 
-    def wait(self, media: PromptMedia, timeout_s: float) -> None:
-        """Wait until `media.ready`, or the time has passed."""
-        if media.pixels is not None:
+    def wait(self, log: TokenLog, timeout_s: float) -> None:
+        """Wait until `log.next_media` is ready, or the time has passed."""
+        media = log.next_media
+        if media is not None and media.pixels is not None:
             with suppress(EdgeError):  # what went wrong is for `advance` to say
                 media.pixels.result(timeout_s)
 
-    def advance(self, media: PromptMedia, cancel: CancelToken) -> MediaTimings:
-        """Encode a part of the next image or frame pair, first waiting for its pixels.
+    def advance(self, log: TokenLog, cancel: CancelToken) -> MediaTimings:
+        """Encode a part of the next image or frame pair of `log`, first waiting for its pixels.
 
         Raises `BadImage` or `Cancelled`, and what a shortage of this machine brings.
         """
         cancel.raise_if_cancelled()
+        media = log.next_media
+        assert media is not None
         decode_ms = resize_ms = 0.0
         if media.encoding is None:
-            decode_ms, resize_ms = self._begin(media)
+            decode_ms, resize_ms = self._begin(log, media)
         assert media.encoding is not None
         started = perf_counter()
         if media.encoding.advance(cancel):
-            media.features.append(media.encoding.features)
-            media.encoding = None
-            media.runs.pop(0)
+            media.features = media.encoding.features
+            media.encoding = media.run = None
         return MediaTimings(decode_ms, resize_ms, vision_ms=(perf_counter() - started) * 1e3)
 
-    def release(self, media: PromptMedia) -> None:
+    def release(self, log: TokenLog) -> None:
         """Stop what is still being done, and give back the memory that it holds in the encoder."""
-        if media.pixels is not None:
-            media.pixels.cancel()
-        if media.encoding is not None:
-            media.encoding.give_up()
-            media.encoding = None
+        for media in log.media:
+            if media.pixels is not None:
+                media.pixels.cancel()
+            if media.encoding is not None:
+                media.encoding.give_up()
+                media.encoding = None
 
-    def _begin(self, media: PromptMedia) -> tuple[float, float]:
-        """Turn the pixels of the next run into patches; return the milliseconds of decoding, and of resizing."""
-        run, vision = media.runs[0], self._vision
+    def _begin(self, log: TokenLog, media: Media) -> tuple[float, float]:
+        """Turn the pixels of `media` into patches; return the milliseconds of decoding, and of resizing."""
+        run, vision = media.run, self._vision
+        assert run is not None
         if media.pixels is None:
-            self._decode(media, run)
+            self._decode(media)
         assert media.pixels is not None
         with _named(run.place):
             pictures = media.pixels.result()
         media.pixels = None
-        if len(media.runs) > 1:  # the next one is decoded while this one is encoded
-            self._decode(media, media.runs[1])
+        for following in log.media[log.media.index(media) + 1 :][:1]:
+            self._decode(following)  # while this one is encoded
         started = perf_counter()
+        media.digest = _digest(pictures.frames, run.normalization)
         pixel_values = patchify(pictures.frames, run.normalization, vision, self._kernels)
         grid_h, grid_w = run.height // vision.patch_size, run.width // vision.patch_size
         media.encoding = self._encoder.begin(pixel_values, grid_h, grid_w)
         return pictures.decode_ms, pictures.resize_ms + (perf_counter() - started) * 1e3
 
-    def _decode(self, media: PromptMedia, run: VisionRun) -> None:
+    def _decode(self, media: Media) -> None:
+        run = media.run
+        assert run is not None
         with _named(run.place):
             media.pixels = self._decoder.start(run.frames, run.height, run.width)
+
+
+def _digest(frames: tuple[Pixels, ...], normalization: Normalization) -> bytes:
+    """Of all that the features depend on, but for the model."""
+    digest = hashlib.blake2b(repr([frame.shape for frame in frames]).encode(), digest_size=_DIGEST_BYTES)
+    digest.update(normalization.scale.tobytes() + normalization.offset.tobytes())
+    for frame in frames:
+        digest.update(np.ascontiguousarray(frame).data)
+    return digest.digest()
 
 
 @contextmanager

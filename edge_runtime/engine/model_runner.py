@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.token_log import TokenLog
 from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.decoder import Logits
 from edge_runtime.model.kv_cache import KVCache, KVLease
 
 
@@ -26,43 +28,36 @@ class MediaTimings:
     vision_ms: float
 
 
-class PreparedPrompt(Protocol):
-    """A prompt whose length is known, its pixels not decoded yet. Owned by one chat; `encode_next` fills it."""
-
-    @property
-    def input_ids(self) -> NDArray[np.int64]:
-        """Token ids [T] with image placeholders expanded."""
-
-    @property
-    def image_tokens(self) -> int:
-        """How many of the ids are image or video placeholders."""
-
-    @property
-    def pending_media(self) -> int:
-        """Images and video frame pairs that are not encoded yet."""
-
-    @property
-    def media_ready(self) -> bool:
-        """Whether `encode_next` would not have to wait for the pixels of the next one."""
-
-    @property
-    def media_begun(self) -> bool:
-        """Whether the next one is encoded in part."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One chat's part of a run: the next tokens of its log go in, logits of the last come out if wanted."""
+    """One chat's part of a run: the next tokens of its log go in, logits of the last of them come out."""
 
-    prompt: Any
-    """The chat's `PreparedPrompt`, for the rows of a prefill chunk and the positions of what follows it."""
+    log: TokenLog
     token_ids: NDArray[np.int64]
     """[T] tokens to run; they follow the `lease.length` tokens already in the cache."""
     lease: KVLease
-    want_logits: bool
+    num_logits: int
+    """After how many of the T tokens, counted from the end, logits are wanted."""
     cancel: CancelToken
-    num_candidates: int = 0
-    """How many of the likeliest tokens will be drawn from: their logits shall be as exact as the bundle can give."""
+
+
+class MediaStage(Protocol):
+    """The images of a log on their way to features; `log.next_media` is the one that each method is about."""
+
+    def start(self, log: TokenLog) -> None:
+        """Begin to decode it, beside all other work; nothing if there is none. Raises what a shortage brings."""
+
+    def wait(self, log: TokenLog, timeout_s: float) -> None:
+        """Wait until it is `ready`, or until the time has passed."""
+
+    def advance(self, log: TokenLog, cancel: CancelToken) -> MediaTimings:
+        """Do the next part of encoding it: no more than what a prefill chunk takes.
+
+        Waits for its pixels if they are not ready. Raises `BadImage` or `Cancelled`.
+        """
+
+    def release(self, log: TokenLog) -> None:
+        """The chat has ended: stop decoding its images and let go of what encoding them has kept."""
 
 
 class ModelRunner(Protocol):
@@ -70,6 +65,10 @@ class ModelRunner(Protocol):
 
     Used by one thread at a time, but for `prepare`, which another thread may call meanwhile.
     """
+
+    @property
+    def media(self) -> MediaStage:
+        """Turns images into features."""
 
     @property
     def kv_cache(self) -> KVCache:
@@ -87,34 +86,19 @@ class ModelRunner(Protocol):
     def think_token_ids(self) -> tuple[int, int] | None:
         """Ids of `<think>` and `</think>`, or None where the model has none."""
 
-    def prepare(self, request: GenerationRequest, cancel: CancelToken) -> PreparedPrompt:
-        """Template, token ids, placeholders; reads image headers only. Raises `RequestError` or `Cancelled`."""
+    def prepare(self, request: GenerationRequest, cancel: CancelToken) -> TokenLog:
+        """The prompt, by template, tokenizer and headers of images. Raises `RequestError` or `Cancelled`."""
 
-    def starts_in_reasoning(self, prompt: Any) -> bool:
-        """Whether the prompt ends inside an open `<think>`, as Thinking templates do."""
-
-    def start_media(self, prompt: Any) -> None:
-        """Begin to decode the first image of `prompt`, beside all other work. Raises what a shortage brings."""
-
-    def wait_for_media(self, prompt: Any, timeout_s: float) -> None:
-        """Wait until `prompt.media_ready`, or until the time has passed."""
-
-    def encode_next(self, prompt: Any, cancel: CancelToken) -> MediaTimings:
-        """Do the next part of encoding the next image of `prompt`: no more than what a prefill chunk takes.
-
-        Waits for the image's pixels if they are not ready. Raises `BadImage` or `Cancelled`.
-        """
-
-    def release(self, prompt: Any) -> None:
-        """Its chat has ended: stop decoding its images and let go of what encoding them has kept."""
-
-    def forward(self, steps: Sequence[Step]) -> list[NDArray[np.float32] | None]:
-        """Run the decoder on every step; per step the last token's logits [V], or None where not wanted.
+    def forward(self, steps: Sequence[Step]) -> list[Logits | None]:
+        """Run the decoder on every step; per step its last logits, or None where none are wanted.
 
         A step whose token was cancelled during the run gives None and leaves its lease unusable past its old length.
-        If this raises, the engine calls it again for each step alone, from what its lease then holds, so that only the
-        chat at fault fails; image features whose tokens are in the cache are not asked for again.
+        If this raises, the engine restores the leases and calls it again for each step alone, so that only the chat at
+        fault fails.
         """
+
+    def score(self, token_ids: NDArray[np.int64], hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Finer logits [n] of `token_ids` [n] after the final hidden state [D], for `Logits` that come with it."""
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The exact bytes the tokens stand for (special tokens give none)."""

@@ -9,6 +9,7 @@ nothing sorts all V, however flat the distribution is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +20,11 @@ from edge_runtime.engine.events import TokenLogprob
 from edge_runtime.engine.request import SamplingParams
 from edge_runtime.errors import InternalError
 
+NUM_CANDIDATES = 64
+"""Tokens that `rescore` always scores again: greedy decoding, log-probabilities and usual sampling see no others. A
+tenth of a millisecond a token."""
+MAX_CANDIDATES = 1024
+"""Tokens that it scores again at most, for a top-k that wants more: some two milliseconds a token."""
 _HEAD = 1024
 """Tokens that nearly always hold top_p of the probability."""
 _SORTED = 4096
@@ -29,6 +35,9 @@ _BLOCK = 512
 """Weights that are summed before any of them is looked at, in a draw."""
 _GREEDY_BELOW = 1e-5
 """Temperatures under this are greedy: nothing but the likeliest token has a chance, and float32 would overflow."""
+
+Score = Callable[[NDArray[np.int64], NDArray[np.float32]], NDArray[np.float32]]
+"""Logits [n] of token ids [n] after a final hidden state [D]."""
 
 
 class Sampler:
@@ -56,6 +65,18 @@ class Sampler:
             token_id = int(ids[draw_index(weights, self._rng)])
         self._output_counts[token_id] = self._output_counts.get(token_id, 0) + 1
         return token_id
+
+
+def rescore(logits: NDArray[np.float32], hidden: NDArray[np.float32], num_candidates: int, score: Score) -> None:
+    """Replace the `num_candidates` largest of `logits` [V] by finer ones, in place, given the final hidden state [D].
+
+    Never fewer than `NUM_CANDIDATES`, never more than `MAX_CANDIDATES`; the others keep the head's own scores, and what
+    is masked (-inf) stays so. Halves what a step reads of an int4 head, and keeps int8 accuracy where it counts
+    (decision 32).
+    """
+    ids = largest(logits, min(max(num_candidates, NUM_CANDIDATES), MAX_CANDIDATES))
+    ids = ids[logits[ids] > -np.inf]
+    logits[ids] = score(ids, hidden)
 
 
 def check_finite(logits: NDArray[np.float32]) -> None:

@@ -6,7 +6,8 @@ Policy:
 - In every step each decoding chat gets its next token.
 - One chat gets a part of a vision run or a chunk of its prompt. Chats that need one take turns, so each waits at most
   for one chunk of every other between two of its own, and a short question passes a long one. Who waits for an image
-  to be decoded, which happens elsewhere, is passed over; one image at a time is being encoded, for the memory it takes.
+  to be decoded, which happens elsewhere, is passed over; one image at a time is being encoded, and just before the
+  chunk that needs it, for the memory it takes.
 - Chunks are cut at multiples of `prefill_chunk` whatever else runs, so other chats do not change a chat's numbers.
 """
 
@@ -120,7 +121,7 @@ class Scheduler:
         """The work of the next step. The chat that gets a vision run or a chunk goes to the end of the line."""
         shares = [(chat, 1) for chat in self._running if chat.phase is Phase.DECODE]
         others = [chat for chat in self._running if chat.phase is not Phase.DECODE]
-        begun = next((chat for chat in others if chat.prompt.media_begun), None)
+        begun = next((chat for chat in others if _is_being_encoded(chat)), None)
         chat = next((chat for chat in others if chat.phase is not Phase.ENCODE or _may_encode(chat, begun)), None)
         if chat is None:
             return Plan(None, tuple(shares), wait_for=others[0] if others and not shares else None)
@@ -128,11 +129,16 @@ class Scheduler:
         self._running.append(chat)
         if chat.phase is Phase.ENCODE:
             return Plan(chat, tuple(shares))
-        num_left = len(chat.prompt_ids) - chat.num_cached
-        shares.append((chat, min(num_left, self._settings.prefill_chunk)))
+        shares.append((chat, chat.num_next))
         return Plan(None, tuple(shares))
+
+
+def _is_being_encoded(chat: Chat) -> bool:
+    media = chat.log.next_media
+    return media is not None and media.encoding is not None
 
 
 def _may_encode(chat: Chat, begun: Chat | None) -> bool:
     """Whether the pixels of its next image are there, and the encoder is not in the middle of another chat's."""
-    return chat.prompt.media_ready and begun in (None, chat)
+    media = chat.log.next_media
+    return media is not None and media.ready and begun in (None, chat)

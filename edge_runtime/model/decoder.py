@@ -6,8 +6,7 @@ Knows nothing of token ids, prompts or images: its inputs are the rows docs/bund
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,11 +20,12 @@ from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.contract import check_contract
 from edge_runtime.model.graph import Array, Binding, Graph
 from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease, KVCache, KVLease
+from edge_runtime.model.kv_memory import KVMemory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DecoderInputs:
-    """The rows of one run over T tokens."""
+class DecoderStep:
+    """One chat's part of a run: the rows of T tokens, and where they go."""
 
     inputs_embeds: NDArray[np.float32]
     """[T, D]"""
@@ -35,23 +35,21 @@ class DecoderInputs:
     """[T, head_dim / 2]"""
     rope_sin: NDArray[np.float32]
     """[T, head_dim / 2]"""
+    lease: KVLease
+    """What the tokens are appended to."""
+    num_logits: int
+    """After how many of them, counted from the end, logits are wanted."""
+    cancel: CancelToken
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DecoderStep:
-    """One chat's part of a run."""
+class Logits:
+    """What a run says after the last k tokens of a step."""
 
-    inputs: DecoderInputs
-    lease: KVLease
-    """Where its T tokens are appended."""
-    want_logits: bool
-    cancel: CancelToken
-    num_candidates: int = 0
-    """How many of the likeliest tokens need refined logits, where the graph has them; some always get them."""
-
-
-Refine = Callable[[NDArray[np.float32], NDArray[np.float32], int], None]
-"""Improves logits [V] in place, given the final hidden state [D] that they came from, and `num_candidates`."""
+    rows: NDArray[np.float32]
+    """[k, V]"""
+    hidden: NDArray[np.float32] | None = None
+    """[k, D] what the LM head saw, of a bundle whose likeliest tokens shall be scored again; else None."""
 
 
 class Decoder(Protocol):
@@ -61,26 +59,20 @@ class Decoder(Protocol):
     def kv_cache(self) -> KVCache:
         """The cache that leases come from."""
 
-    def forward(self, steps: Sequence[DecoderStep]) -> list[NDArray[np.float32] | None]:
-        """Append the tokens of every step to its lease; per step the logits [V] after the last one.
+    def forward(self, steps: Sequence[DecoderStep]) -> list[Logits | None]:
+        """Append the tokens of every step to its lease; per step the logits that it wants.
 
-        None where they are not wanted, and where the step was cancelled: its lease then has its old length.
+        None where it wants none, and where it was cancelled: its lease then has its old length.
         """
 
 
 class PortableDecoder:
     """Runs a graph of flavour `portable`, chat after chat."""
 
-    def __init__(
-        self, graph: Graph, architecture: Architecture, max_cache_tokens: int, refine: Refine | None = None
-    ) -> None:
-        """`refine` is for graphs with the output `hidden`.
-
-        Raises `BundleError` if the graph does not have the inputs and outputs of docs/bundle.md.
-        """
-        check_contract(graph, portable_decoder_contract(architecture, gives_hidden=refine is not None))
+    def __init__(self, graph: Graph, architecture: Architecture, max_cache_tokens: int) -> None:
+        """Raises `BundleError` if the graph does not have the inputs and outputs of docs/bundle.md."""
+        check_contract(graph, portable_decoder_contract(architecture, gives_hidden="hidden" in graph.outputs))
         self._graph = graph
-        self._refine = refine
         self._text = architecture.text
         self._num_taps = len(architecture.vision.deepstack_layers)
         self._kv_cache: ContiguousKVCache[Binding] = ContiguousKVCache(max_cache_tokens, self._allocate)
@@ -90,71 +82,56 @@ class PortableDecoder:
         """The cache that leases come from."""
         return self._kv_cache
 
-    def forward(self, steps: Sequence[DecoderStep]) -> list[NDArray[np.float32] | None]:
-        """Append the tokens of every step to its lease; per step the logits [V] after the last one.
-
-        None where they are not wanted, and where the step was cancelled: its lease then has its old length.
-        """
+    def forward(self, steps: Sequence[DecoderStep]) -> list[Logits | None]:
+        """As `Decoder.forward`."""
         return [self._run(step) for step in steps]
 
-    def _run(self, step: DecoderStep) -> NDArray[np.float32] | None:
-        rows, lease = step.inputs, step.lease
+    def _run(self, step: DecoderStep) -> Logits | None:
+        lease, num_tokens = step.lease, len(step.inputs_embeds)
         if not isinstance(lease, ContiguousLease):
             raise InternalError(f"a {type(lease).__name__} is not a lease of this decoder's cache")
-        num_tokens = len(rows.inputs_embeds)
         total = lease.length + num_tokens
         if total > lease.capacity:
             raise InternalError(f"{total} tokens in a KV lease of {lease.capacity}")
-        logits_rows = np.array([num_tokens - 1] if step.want_logits else [], dtype=np.int64)
-        head = HeadOutputs(self._text, [step.num_candidates] * len(logits_rows), self._refine)
+        outputs = logits_buffers(self._graph, self._text, step.num_logits)
         inputs: dict[str, Array] = {
-            "inputs_embeds": rows.inputs_embeds,
-            "rope_cos": rows.rope_cos,
-            "rope_sin": rows.rope_sin,
+            "inputs_embeds": step.inputs_embeds,
+            "rope_cos": step.rope_cos,
+            "rope_sin": step.rope_sin,
             "seqlens_k": np.array([total - 1], dtype=np.int32),
             "total_sequence_length": np.array(total, dtype=np.int32),
-            "logits_rows": logits_rows,
+            "logits_rows": np.arange(num_tokens - step.num_logits, num_tokens),
         }
         if self._num_taps:
-            inputs["deepstack"] = rows.deepstack
+            inputs["deepstack"] = step.deepstack
         try:
-            lease.buffers.run(inputs, head.buffers, step.cancel)
+            lease.buffers.run(inputs, outputs, step.cancel)
         except Cancelled:
             return None
         lease.extend(num_tokens)
-        return head.logits()[0] if step.want_logits else None
+        return split_logits(outputs, [step.num_logits])[0]
 
     def _allocate(self, num_tokens: int) -> Binding:
-        """Keys and values of one chat: anonymous pages, which take memory only once a token is written to them."""
-        text = self._text
-        names = self._cache_names()
-        shape = (len(names), 1, text.num_kv_heads, num_tokens, text.head_dim)
-        pages = mmap.mmap(-1, int(np.prod(shape)) * np.dtype(np.float32).itemsize)
-        buffers = np.frombuffer(pages, dtype=np.float32).reshape(shape)
-        return self._graph.bind([(past, present, buffers[i]) for i, (past, present) in enumerate(names)])
-
-    def _cache_names(self) -> list[tuple[str, str]]:
-        """Graph names (past, present) of every cache buffer."""
-        layers = range(self._text.num_layers)
-        return [(f"past_{kind}.{i}", f"present_{kind}.{i}") for i in layers for kind in ("key", "value")]
+        """Keys and values of one chat: a single block, past and present in one."""
+        names = [f"{kind}.{layer}" for layer in range(self._text.num_layers) for kind in ("key", "value")]
+        rows = dict.fromkeys(names, (np.dtype(np.float32), (self._text.head_dim,)))
+        memory = KVMemory(rows, self._text.num_kv_heads, num_blocks=1, block_size=num_tokens)
+        return self._graph.bind([(f"past_{name}", f"present_{name}", memory.arrays[name]) for name in names])
 
 
-class HeadOutputs:
-    """Where a run writes the logits of its R rows, and, if they are to be refined, what the LM head saw."""
+def logits_buffers(graph: Graph, text: TextArchitecture, num_rows: int) -> dict[str, Array]:
+    """Where a run writes the logits of R rows, and, if the graph tells, what the LM head saw."""
+    widths = {"logits": text.vocab_size, "hidden": text.hidden_size}
+    return {
+        name: np.empty((num_rows, width), dtype=np.float32) for name, width in widths.items() if name in graph.outputs
+    }
 
-    def __init__(self, text: TextArchitecture, num_candidates: Sequence[int], refine: Refine | None) -> None:
-        """`num_candidates`: that of the step of each row."""
-        self._refine = refine
-        self._num_candidates = num_candidates
-        num_rows = len(num_candidates)
-        self.buffers: dict[str, Array] = {"logits": np.empty((num_rows, text.vocab_size), dtype=np.float32)}
-        if refine is not None:
-            self.buffers["hidden"] = np.empty((num_rows, text.hidden_size), dtype=np.float32)
 
-    def logits(self) -> NDArray[np.float32]:
-        """[R, V], once the run is over; to be asked for once."""
-        logits = self.buffers["logits"]
-        if self._refine is not None:
-            for row, hidden, count in zip(logits, self.buffers["hidden"], self._num_candidates, strict=True):
-                self._refine(row, hidden, count)
-        return logits
+def split_logits(outputs: Mapping[str, Array], counts: Sequence[int]) -> list[Logits | None]:
+    """The rows of each step, by their `counts`; None for a step that has none."""
+    ends = np.cumsum(counts)
+    logits, hidden = outputs["logits"], outputs.get("hidden")
+    return [
+        Logits(logits[end - count : end], None if hidden is None else hidden[end - count : end]) if count else None
+        for end, count in zip(ends, counts, strict=True)
+    ]

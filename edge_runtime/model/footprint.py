@@ -47,7 +47,7 @@ def footprint(manifest: Manifest) -> ModelFootprint:
         min_pixels=image.min_pixels,
         max_pixels=image.max_pixels,
         vision_bytes_per_patch=_vision_bytes_per_patch(architecture, manifest.flavour),
-        prompt_bytes_per_token=(1 + num_taps) * text.hidden_size * _FLOAT_BYTES,
+        feature_bytes_per_token=(1 + num_taps) * text.hidden_size * _FLOAT_BYTES,
         prefill_bytes_per_token=_prefill_bytes_per_token(architecture, manifest.flavour),
         # Nothing grows with chunk x context: GroupQueryAttention of ONNX Runtime 1.32 works in tiles (measured 2-9 MB),
         # and so do our own operators.

@@ -23,7 +23,7 @@ from edge_runtime.errors import BadParameter, ConnectionLost, EdgeError
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import check_address
 from edge_runtime.serving.client_core import ClientCore, Reply, Timeouts
-from edge_runtime.serving.connection import Connection
+from edge_runtime.serving.dealer import Dealer
 from edge_runtime.serving.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Link:
         self._core = ClientCore(self._address, self._timeouts)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._deliver: dict[str, Deliver] = {}
-        self._connection: Connection | None = None
+        self._connection: Dealer | None = None
         self._thread: threading.Thread | None = None
         self._wakeup: Wakeup | None = None
         self._lock = threading.Lock()
@@ -173,7 +173,7 @@ class Link:
         if self._closed:
             raise ConnectionLost("the client was closed")
         if self._connection is None:
-            self._connection = Connection(self._address)
+            self._connection = Dealer(self._address)
         self._core.begin(request_id, time.monotonic())
         if not self._connection.send(frames):
             raise ConnectionLost(f"the server at {self._address} takes no messages")

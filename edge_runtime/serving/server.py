@@ -4,7 +4,7 @@ One loop in one thread waits for four things: messages of clients, events of the
 next heartbeat. It never blocks on a client, and every request it has read ends in exactly one `Finished` or `Failed`.
 
     clients ──ROUTER──> Server._receive ──> EngineThread ──> engine.step()
-            <──ROUTER── Delivery.deliver <──   events    <──
+            <──ROUTER── Connections.deliver <──   events    <──
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import replace
 
 import zmq
 
+from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Failed
+from edge_runtime.engine.thread import EngineThread
 from edge_runtime.errors import EdgeError, InternalError, Overloaded, ProtocolError, ShuttingDown
 from edge_runtime.serving import messages as wire
+from edge_runtime.serving.connections import Connection, Connections, Keep, Tally
 from edge_runtime.serving.conversion import failure_to_wire, request_from_wire
-from edge_runtime.serving.delivery import Delivery, Keep, Tally
-from edge_runtime.serving.engine_thread import Engine, EngineThread
 from edge_runtime.serving.limits import check_frames, check_parts
 from edge_runtime.serving.router import Router
-from edge_runtime.serving.sessions import Session, SessionTable
 from edge_runtime.serving.settings import ModelInfo, ServerSettings
 from edge_runtime.serving.summary import Summary
 from edge_runtime.serving.wakeup import Wakeup
@@ -54,7 +54,6 @@ class Server:
         self._settings = settings
         self._router = Router(settings)
         self._wakeup = Wakeup()
-        self._sessions = SessionTable()
         self._num_stops = 0
         self._stop_deadline_s: float | None = None
         self._last_call = False
@@ -81,7 +80,7 @@ class Server:
         """Serve until `stop`. Raises `InternalError` if the engine fails; all requests have their `Failed` by then."""
         self._model = model
         self._engine = EngineThread(engine, self._wakeup.set)
-        self._delivery = Delivery(self._router, self._sessions, self._engine.cancel, self.tally, self._log)
+        self._connections = Connections(self._router, self._engine.cancel, self.tally, self._log)
         try:
             self._engine.start()  # a socket left open here would hang whoever collects the garbage
             self._serve()
@@ -102,14 +101,14 @@ class Server:
             self._wakeup.clear()
             engine_alive = self._engine.alive  # asked before its events are taken, so that its last words count
             for event in self._engine.take_events():
-                self._delivery.deliver(event)
+                self._connections.deliver(event)
             if not engine_alive:
                 return
             self._receive(_MESSAGES_PER_TURN)
             now_s = time.monotonic()
             self._watch_connections()
             if now_s >= last_heartbeat_s + self._heartbeat_interval_s():
-                self._delivery.heartbeat(now_s, self._settings.client_timeout_s)
+                self._connections.heartbeat(now_s, self._settings.client_timeout_s)
                 self._somebody_left = False
                 last_heartbeat_s = now_s
             self._log.flush(now_s)
@@ -132,7 +131,7 @@ class Server:
 
     def _patience_ms(self, last_heartbeat_s: float) -> int | None:
         """How long there is nothing to do unless something happens; None: for ever."""
-        due_s = [last_heartbeat_s + self._heartbeat_interval_s()] if self._sessions.sessions() else []
+        due_s = [last_heartbeat_s + self._heartbeat_interval_s()] if self._connections.all() else []
         if self._log.due_s is not None:
             due_s.append(self._log.due_s)
         if self._stop_deadline_s is not None:
@@ -143,9 +142,9 @@ class Server:
 
     def _receive(self, limit: int) -> None:
         for identity, frames in self._router.receive(limit):
-            session = self._sessions.find(identity)
-            if session is not None:
-                session.last_heard_s = time.monotonic()
+            connection = self._connections.find(identity)
+            if connection is not None:
+                connection.last_heard_s = time.monotonic()
             try:
                 self._handle(identity, frames)
             except EdgeError as error:
@@ -166,49 +165,47 @@ class Server:
             case wire.Cancel():
                 self._cancel(identity, message)
             case wire.Ping():
-                self._delivery.post(identity, wire.Pong())
+                self._connections.post(identity, wire.Pong())
             case wire.Info():
-                reply = self._model.reply(message.id, self._settings.limits, self._sessions.num_in_flight)
-                self._delivery.post(identity, reply, keep=Keep.REFUSAL)
+                reply = self._model.reply(message.id, self._settings.limits, self._connections.num_in_flight)
+                self._connections.post(identity, reply, keep=Keep.REFUSAL)
 
     def _accept(self, identity: bytes, message: wire.Generate, frames: list[memoryview]) -> None:
         """Put a request into the queue, or raise why not."""
         if self._num_stops:
             raise ShuttingDown(_SHUTTING_DOWN)
         num_bytes = sum(frame.nbytes for frame in frames)
-        self._check_room(self._sessions.find(identity), message.id, num_bytes)
+        self._check_room(self._connections.find(identity), message.id, num_bytes)
         check_parts(message, self._settings.limits)
         generation = request_from_wire(message, frames)
-        session = self._sessions.open(identity, time.monotonic())
-        request = self._sessions.add(session, message.id, num_bytes)
-        self.tally.accepted += 1
+        request = self._connections.accept(identity, message.id, num_bytes, time.monotonic())
         self._engine.submit(replace(generation, request_id=request.engine_id), client=identity)
-        self._delivery.post(identity, wire.Accepted(id=message.id, client_timeout_s=self._settings.client_timeout_s))
+        self._connections.post(identity, wire.Accepted(id=message.id, client_timeout_s=self._settings.client_timeout_s))
 
-    def _check_room(self, session: Session | None, client_id: str, num_bytes: int) -> None:
+    def _check_room(self, connection: Connection | None, client_id: str, num_bytes: int) -> None:
         limits = self._settings.limits
-        if self._sessions.num_in_flight >= limits.max_in_flight:
-            raise Overloaded(f"the server has {self._sessions.num_in_flight} requests in flight and takes no more")
-        in_flight_bytes = self._sessions.bytes_in_flight
+        if self._connections.num_in_flight >= limits.max_in_flight:
+            raise Overloaded(f"the server has {self._connections.num_in_flight} requests in flight and takes no more")
+        in_flight_bytes = self._connections.bytes_in_flight
         if num_bytes and in_flight_bytes and in_flight_bytes + num_bytes > limits.max_in_flight_bytes:
             raise Overloaded(
                 f"the server holds {in_flight_bytes} bytes of pictures and takes no more than "
                 f"{limits.max_in_flight_bytes}; try again later"
             )
-        if session is None:
+        if connection is None:
             return
-        if client_id in session.in_flight:
+        if client_id in connection.in_flight:
             raise ProtocolError(f"request id {client_id!r} is already in flight on this connection; give each its own")
-        if session.undelivered:
+        if connection.undelivered:
             raise Overloaded("this client does not read its answers; read them before asking for more")
-        if len(session.in_flight) >= limits.max_in_flight_per_client:
-            raise Overloaded(f"this client has {len(session.in_flight)} requests in flight and may have no more")
+        if len(connection.in_flight) >= limits.max_in_flight_per_client:
+            raise Overloaded(f"this client has {len(connection.in_flight)} requests in flight and may have no more")
 
     def _cancel(self, identity: bytes, message: wire.Cancel) -> None:
         """Cancelling something unknown is no error: the request may just have ended."""
-        session = self._sessions.find(identity)
-        if session is not None and message.id in session.in_flight:
-            self._engine.cancel(session.in_flight[message.id].engine_id)
+        connection = self._connections.find(identity)
+        if connection is not None and message.id in connection.in_flight:
+            self._engine.cancel(connection.in_flight[message.id].engine_id)
 
     def _refuse(self, identity: bytes, frames: list[memoryview], error: EdgeError) -> None:
         """Answer a message that led to nothing, under its id if that is its own."""
@@ -216,10 +213,10 @@ class Server:
         self._log.note(logging.INFO, f"refused, {error.code}", f"refused a message: {error}")
         readable = frames and frames[0].nbytes <= self._settings.limits.max_header_bytes
         found = wire.peek(frames[0]) if readable else wire.Peek()
-        session = self._sessions.find(identity)
+        connection = self._connections.find(identity)
         # A `Failed` with an id ends that request: never one that is in flight, nor what a broken cancel is about.
-        is_own = found.type in ("generate", "info") and not (session and found.id in session.in_flight)
-        self._delivery.post(identity, failure_to_wire(error, found.id if is_own else ""), keep=Keep.REFUSAL)
+        is_own = found.type in ("generate", "info") and not (connection and found.id in connection.in_flight)
+        self._connections.post(identity, failure_to_wire(error, found.id if is_own else ""), keep=Keep.REFUSAL)
 
     # ---- the end ---------------------------------------------------------------------------------------------
 
@@ -228,19 +225,19 @@ class Server:
         if not self._num_stops:
             return
         if self._stop_deadline_s is None:
-            logger.info("stopping, with %d requests in flight", self._sessions.num_in_flight)
+            logger.info("stopping, with %d requests in flight", self._connections.num_in_flight)
             self._stop_deadline_s = now_s + self._settings.shutdown_grace_s
         if not self._last_call and (self._num_stops > 1 or now_s >= self._stop_deadline_s):
             self._last_call = True
             self._stop_deadline_s = now_s + _ENGINE_STOP_S
-            for request in self._sessions.requests():
-                self._delivery.give_up(request, ShuttingDown(_SHUTTING_DOWN))
+            for request in self._connections.requests():
+                self._connections.give_up(request, ShuttingDown(_SHUTTING_DOWN))
 
     def _done(self) -> bool:
         """Whether to leave the loop: asked to stop, and nothing in flight or no time left for it."""
         if self._stop_deadline_s is None:
             return False
-        return not self._sessions.num_in_flight or (self._last_call and time.monotonic() >= self._stop_deadline_s)
+        return not self._connections.num_in_flight or (self._last_call and time.monotonic() >= self._stop_deadline_s)
 
     def _leave(self) -> None:
         """Answer whatever is still open, then stop the engine."""
@@ -249,11 +246,11 @@ class Server:
         if engine_failed:
             error = InternalError("the engine failed; the server's log has the reason")
         self._num_stops += 1  # from here on every request is refused
-        for request in self._sessions.requests():
-            self._delivery.deliver(Failed(request.engine_id, error))
+        for request in self._connections.requests():
+            self._connections.deliver(Failed(request.engine_id, error))
         self._receive(_LAST_MESSAGES)
         deadline_s = time.monotonic() + _FAREWELL_S
-        while self._delivery.flush() and time.monotonic() < deadline_s:
+        while self._connections.flush() and time.monotonic() < deadline_s:
             time.sleep(0.02)
         if engine_failed:
             raise error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,15 +14,12 @@ from edge_export.checkpoint.checkpoint import Checkpoint, log_warning, open_chec
 from edge_export.checkpoint.layouts import EMBEDDING_NAME, HEAD_NAME
 from edge_export.checkpoint.shards import Warn
 from edge_export.checkpoint.texts import companion_files
-from edge_export.decoder_graph import build_decoder
 from edge_export.errors import OptionError, ParityFailed
-from edge_export.layers import Layers
-from edge_export.layers_edge import EdgeLayers
-from edge_export.layers_portable import PortableLayers
+from edge_export.families.qwen3_vl import family
+from edge_export.families.qwen3_vl.family import FlavourParts
 from edge_export.options import ExportOptions, resolve_flavour, resolve_scheme
 from edge_export.sizes import bundle_bytes, num_parameters, shares_head, source_bytes
 from edge_export.tensor_file import TensorFile
-from edge_export.vision_graph import build_vision
 from edge_export.weight_writer import StoredMatrix, WeightWriter
 from edge_export.word_trial import try_words
 from edge_kernels.library import KernelError, KernelLibrary
@@ -36,38 +32,16 @@ from edge_runtime.model.manifest import (
     VISION_GRAPH,
     VISION_WEIGHTS,
     EmbeddingTable,
-    Flavour,
     Manifest,
     ParityReport,
     QuantizationScheme,
     TableLayout,
     TensorError,
-    decoder_graph_name,
-    kv_dtypes,
 )
 
 GATED_PARAMETERS = 100_000_000
 """Models up to this size pass the whole parity gate as part of every export. Larger ones pass a quick one if asked to:
 ONNX Runtime copies the weights it runs, which for an 8B is more than an export should take."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlavourParts:
-    """What differs between flavours."""
-
-    vision: Layers
-    decoders: Mapping[str, Layers]
-    """Layers of every decoder graph, by file name; they share their weights."""
-    table_layout: TableLayout
-    """Of an embedding table that is the LM head's data."""
-
-
-FLAVOURS: Mapping[Flavour, FlavourParts] = {
-    "portable": FlavourParts(PortableLayers(), {decoder_graph_name("portable", "fp32"): PortableLayers()}, "rows"),
-    "edge": FlavourParts(
-        EdgeLayers(), {decoder_graph_name("edge", dtype): EdgeLayers(dtype) for dtype in kv_dtypes("edge")}, "packed"
-    ),
-}
 
 
 class Progress(Protocol):
@@ -106,8 +80,8 @@ def export_bundle(
     try_words(checkpoint, warn)
     with BundleWriter(out, force=options.force, needed_bytes=needed_bytes) as bundle:
         copy_text_files(bundle, checkpoint, warn)
-        vision_errors = write_vision(bundle, checkpoint, scheme, FLAVOURS[flavour], progress)
-        decoder_errors, embedding = write_decoder(bundle, checkpoint, scheme, FLAVOURS[flavour], progress)
+        vision_errors = write_vision(bundle, checkpoint, scheme, family.FLAVOURS[flavour], progress)
+        decoder_errors, embedding = write_decoder(bundle, checkpoint, scheme, family.FLAVOURS[flavour], progress)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             name=checkpoint.name,
@@ -151,7 +125,7 @@ def write_vision(
     progress.start("vision", source_bytes(checkpoint.weights, "model.visual."))
     with bundle.open_file(VISION_WEIGHTS) as data:
         writer = WeightWriter(checkpoint.weights, TensorFile(data), progress.advance)
-        graph = build_vision(checkpoint.architecture.vision, scheme.vision_linear, writer, flavour.vision)
+        graph = family.build_vision(checkpoint.architecture.vision, scheme.vision_linear, writer, flavour.vision)
     bundle.write_file(VISION_GRAPH, graph.serialize(edge_export.__version__))
     return writer.errors
 
@@ -172,7 +146,7 @@ def write_decoder(
         writer = WeightWriter(checkpoint.weights, TensorFile(data), progress.advance)
         graphs = {}
         for name, layers in flavour.decoders.items():
-            graphs[name], head = build_decoder(text, num_taps, scheme, writer, layers)
+            graphs[name], head = family.build_decoder(text, num_taps, scheme, writer, layers)
     for name, graph in graphs.items():
         bundle.write_file(name, graph.serialize(edge_export.__version__))
     if shared:

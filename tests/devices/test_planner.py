@@ -34,7 +34,7 @@ MODEL_2B = ModelFootprint(
     min_pixels=65_536,
     max_pixels=16_777_216,
     vision_bytes_per_patch=60_000,
-    prompt_bytes_per_token=32_768,
+    feature_bytes_per_token=32_768,
     prefill_bytes_per_token=200_000,
     prefill_bytes_per_token_and_context=64,
 )
@@ -148,7 +148,8 @@ def test_plenty_of_memory_gives_all_that_the_profile_offers() -> None:
     assert plan.total_bytes - plan.decoding_bytes - DECODING_PROCESS_BYTES == (
         1300 * MIB
         + 250 * MIB
-        + (229_376 + 32_768) * 2 * 16_384
+        + 229_376 * 2 * 16_384
+        + 32_768 * 2 * (256 + 2 * 2_040)  # a chunk, and the images that it cuts at both ends
         + 60_000 * (2_088_960 // 256)
         + 256 * (200_000 + 64 * 16_384)
     )
@@ -159,7 +160,7 @@ def test_plenty_of_memory_gives_all_that_the_profile_offers() -> None:
     [
         (12_288, 2, 16_384, 256, 2_088_960),
         (8_192, 1, 16_384, 256, 2_088_960),
-        (4_096, 1, 7_680, 256, 2_088_960),
+        (4_096, 1, 8_192, 256, 2_088_960),
         (2_600, 1, 2_432, 256, 1_441_792),
     ],
 )

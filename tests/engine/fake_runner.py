@@ -17,13 +17,39 @@ from edge_runtime.engine.events import Delta, Event, Failed, Finished
 from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.request import GenerationRequest, SamplingParams
 from edge_runtime.engine.settings import EngineSettings
+from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.errors import BadPrompt
+from edge_runtime.families.qwen3_vl.patchify import Normalization
+from edge_runtime.families.qwen3_vl.processor import TokenGrid, VisionSpan
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
+from edge_runtime.model.decoder import Logits
+from edge_runtime.model.kv_cache import Checkpoint
+from edge_runtime.vision.encoder import VisionFeatures
+from edge_runtime.vision.plan import VisionRun
 
 EOS, THINK, END_THINK, IMAGE = 256, 257, 258, 259
 VOCAB = 260
 TOKENS_PER_IMAGE = 7
+FEATURES = VisionFeatures(np.zeros((TOKENS_PER_IMAGE, 1), np.float32), np.zeros((0, TOKENS_PER_IMAGE, 1), np.float32))
+
+
+class FakePixels:
+    """Pixels on their way, there when `ready` is set."""
+
+    def __init__(self, ready: bool = False) -> None:
+        self.ready = ready
+
+    def done(self) -> bool:
+        return self.ready
+
+
+class FakeEncoding:
+    """An image that is encoded in parts for as long as `goes_on` is set."""
+
+    def __init__(self) -> None:
+        self.goes_on = True
+        self.num_parts = 0
 
 
 class FakeLease:
@@ -39,6 +65,12 @@ class FakeLease:
     def truncate(self, length: int) -> None:
         assert length <= len(self.tokens)
         del self.tokens[length:]
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(len(self.tokens))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        self.truncate(checkpoint.length)
 
     def free(self) -> None:
         self.cache.out.discard(self)
@@ -63,18 +95,19 @@ class FakeCache:
         return lease
 
 
-@dataclass
-class FakePrompt:
-    request_id: str
-    text: str
-    input_ids: NDArray[np.int64]
-    pending_media: int
-    image_tokens: int
-    in_reasoning: bool
-    media_ready: bool = True
-    media_begun: bool = False
-    num_released: int = 0
-    """Image features of the first tokens that are gone, as the real runner lets them go once they are cached."""
+class FakeLog(TokenLog):
+    """A log that knows whose it is."""
+
+    def __init__(self, request_id: str, text: str, input_ids: NDArray[np.int64], media: list[Media]) -> None:
+        super().__init__(
+            input_ids,
+            media,
+            position_ids=np.zeros((3, len(input_ids)), dtype=np.int64),
+            rope_delta=0,
+            starts_in_reasoning=text.endswith("<think>"),
+        )
+        self.request_id = request_id
+        self.text = text
 
 
 @dataclass
@@ -85,7 +118,7 @@ class FakeRunner:
     kv_cache: FakeCache = field(default_factory=lambda: FakeCache(1000))
     script: dict[str, list[int]] = field(default_factory=dict)
     on_forward: Callable[[Sequence[Step]], None] = lambda steps: None
-    on_encode: Callable[[FakePrompt, CancelToken], None] = lambda prompt, cancel: None
+    on_encode: Callable[[FakeLog, CancelToken], None] = lambda prompt, cancel: None
     on_prepare: Callable[[GenerationRequest], None] = lambda request: None
     eos_token_ids: frozenset[int] = frozenset({EOS})
     think_token_ids: tuple[int, int] | None = (THINK, END_THINK)
@@ -94,71 +127,82 @@ class FakeRunner:
     encodes: list[str] = field(default_factory=list)
     media_started: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
-    on_wait: Callable[[FakePrompt], None] = lambda prompt: None
+    on_wait: Callable[[FakeLog], None] = lambda prompt: None
 
-    def prepare(self, request: GenerationRequest, cancel: CancelToken) -> FakePrompt:
+    @property
+    def media(self) -> FakeRunner:
+        return self
+
+    def prepare(self, request: GenerationRequest, cancel: CancelToken) -> FakeLog:
         self.on_prepare(request)
-        text, ids, media = "", [], 0
+        text, ids, media = "", [], []
         for message in request.messages:
             for part in message.content:
                 if isinstance(part, TextPart):
                     text += part.text
                     ids += part.text.encode()
                 else:
-                    media += 1
+                    run = VisionRun((b"",), 32, 32, Normalization.of((0.5,), (0.5,)))
+                    media.append(Media(VisionSpan(len(ids), TokenGrid(1, TOKENS_PER_IMAGE)), run))
                     ids += [IMAGE] * TOKENS_PER_IMAGE
         if "refuse" in text:
             raise BadPrompt("refused")
-        num_image = media * TOKENS_PER_IMAGE
-        array = np.array(ids, dtype=np.int64)
-        return FakePrompt(request.request_id, text, array, media, num_image, text.endswith("<think>"))
+        return FakeLog(request.request_id, text, np.array(ids, dtype=np.int64), media)
 
-    def starts_in_reasoning(self, prompt: FakePrompt) -> bool:
-        return prompt.in_reasoning
+    def start(self, log: FakeLog) -> None:
+        if log.next_media is not None:
+            self.media_started.append(log.request_id)
 
-    def start_media(self, prompt: FakePrompt) -> None:
-        self.media_started.append(prompt.request_id)
+    def wait(self, log: FakeLog, timeout_s: float) -> None:
+        self.on_wait(log)
 
-    def wait_for_media(self, prompt: FakePrompt, timeout_s: float) -> None:
-        self.on_wait(prompt)
+    def release(self, log: FakeLog) -> None:
+        self.released.append(log.request_id)
 
-    def release(self, prompt: FakePrompt) -> None:
-        self.released.append(prompt.request_id)
-
-    def encode_next(self, prompt: FakePrompt, cancel: CancelToken) -> MediaTimings:
-        self.on_encode(prompt, cancel)
+    def advance(self, log: FakeLog, cancel: CancelToken) -> MediaTimings:
+        self.on_encode(log, cancel)
         cancel.raise_if_cancelled()
-        self.encodes.append(prompt.request_id)
-        prompt.pending_media -= 1
+        media = log.next_media
+        assert media is not None
+        if media.encoding is None or not media.encoding.num_parts:
+            self.encodes.append(log.request_id)
+        if media.encoding is not None and media.encoding.goes_on:
+            media.encoding.num_parts += 1
+        else:
+            media.run = media.pixels = media.encoding = None
+            media.features = FEATURES
         return MediaTimings(decode_image_ms=1.0, resize_ms=2.0, vision_ms=3.0)
 
-    def forward(self, steps: Sequence[Step]) -> list[NDArray[np.float32] | None]:
-        self.forwards.append([(step.prompt.request_id, len(step.token_ids)) for step in steps])
+    def forward(self, steps: Sequence[Step]) -> list[Logits | None]:
+        self.forwards.append([(step.log.request_id, len(step.token_ids)) for step in steps])
         self.on_forward(steps)
-        return [self.run(step) for step in steps]
+        rows = [self.run(step) for step in steps]
+        return [None if row is None else Logits(row[np.newaxis]) for row in rows]
 
     def run(self, step: Step) -> NDArray[np.float32] | None:
         if step.cancel.cancelled:
             return None
-        prompt, lease = step.prompt, step.lease
+        log, lease = step.log, step.lease
         assert isinstance(lease, FakeLease)
+        assert isinstance(log, FakeLog)
         assert lease in lease.cache.out, "a freed lease was used"
-        assert not prompt.pending_media, "an image was not encoded before its tokens"
         assert len(step.token_ids) >= 1
-        assert IMAGE not in step.token_ids[: max(0, prompt.num_released - lease.length)], "image features are gone"
+        start, stop = lease.length, lease.length + len(step.token_ids)
+        for media in log.media:
+            if media.span.start < stop and start < media.span.stop:
+                assert media.run is None, "an image was not encoded before its tokens"
+                assert media.features is not None, "image features are gone"
         lease.tokens += step.token_ids.tolist()
-        prompt.num_released = lease.length
         assert lease.length <= lease.capacity
-        num_prompt = len(prompt.input_ids)
-        assert lease.tokens[:num_prompt] == prompt.input_ids[: lease.length].tolist()
-        return self.logits(prompt, lease.tokens) if step.want_logits else None
+        assert lease.tokens[: log.num_prompt] == log.input_ids[: lease.length].tolist()
+        return self.logits(log, lease.tokens) if step.num_logits else None
 
-    def logits(self, prompt: FakePrompt, log: list[int]) -> NDArray[np.float32]:
-        if prompt.text in self.script:
+    def logits(self, log: FakeLog, tokens: list[int]) -> NDArray[np.float32]:
+        if log.text in self.script:
             logits = np.zeros(VOCAB, dtype=np.float32)
-            logits[self.script[prompt.text][len(log) - len(prompt.input_ids)]] = 10.0
+            logits[self.script[log.text][len(tokens) - log.num_prompt]] = 10.0
             return logits
-        seed = zlib.crc32(np.array(log, dtype=np.int32).tobytes())
+        seed = zlib.crc32(np.array(tokens, dtype=np.int32).tobytes())
         return np.random.default_rng(seed).normal(size=VOCAB).astype(np.float32) * 3
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:

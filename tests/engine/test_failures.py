@@ -25,8 +25,8 @@ from tests.engine.fake_runner import (
 
 
 def test_a_bad_image_fails_its_chat_only():
-    def fail(prompt, cancel):
-        if prompt.request_id == "bad":
+    def fail(log, cancel):
+        if log.request_id == "bad":
             raise BadImage("not a PNG")
 
     runner = FakeRunner(on_encode=fail)
@@ -47,8 +47,8 @@ def test_a_failing_run_ends_the_chat_at_fault_and_no_other(
 ):
     class Faulty(FakeRunner):
         def run(self, step):
-            is_prefill = step.lease.length < len(step.prompt.input_ids)
-            if step.prompt.request_id == "bad" and is_prefill == (when == "prefill"):
+            is_prefill = step.lease.length < len(step.log.input_ids)
+            if step.log.request_id == "bad" and is_prefill == (when == "prefill"):
                 raise ValueError("boom")
             return super().run(step)
 
@@ -77,13 +77,13 @@ def test_a_failing_run_ends_the_chat_at_fault_and_no_other(
 
 
 @pytest.mark.parametrize("chunk", [4, 1000])
-def test_a_failing_run_repeats_no_image_tokens(chunk: int):
+def test_a_failing_run_loses_no_image_features(chunk: int):
     class Faulty(FakeRunner):
         def forward(self, steps):
             return super().forward(steps[::-1])[::-1]
 
         def run(self, step):
-            if step.prompt.request_id == "bad" and step.lease.length > len(step.prompt.input_ids):
+            if step.log.request_id == "bad" and step.lease.length > len(step.log.input_ids):
                 raise ValueError("boom")
             return super().run(step)
 
@@ -100,9 +100,9 @@ def test_a_failing_run_repeats_no_image_tokens(chunk: int):
 
 def test_nan_logits_end_the_chat_with_a_clear_error():
     class Broken(FakeRunner):
-        def logits(self, prompt, log):
-            logits = super().logits(prompt, log)
-            if prompt.request_id == "bad":
+        def logits(self, log, tokens):
+            logits = super().logits(log, tokens)
+            if log.request_id == "bad":
                 logits[17] = np.nan
             return logits
 
@@ -123,9 +123,9 @@ def test_a_runner_that_forgets_logits_or_tokens_is_found_out():
     class Forgetful(FakeRunner):
         def run(self, step):
             logits = super().run(step)
-            if step.prompt.text == "no tokens":
+            if step.log.text == "no tokens":
                 step.lease.truncate(0)
-            return None if step.prompt.text == "no logits" else logits
+            return None if step.log.text == "no logits" else logits
 
     for text, message in (("no tokens", "0 tokens are cached, not 4"), ("no logits", "gave no logits")):
         engine = engine_of(Forgetful())

@@ -8,6 +8,8 @@ from edge_runtime.engine.events import Finished
 from tests.engine.fake_runner import (
     TOKENS_PER_IMAGE,
     FakeCache,
+    FakeEncoding,
+    FakePixels,
     FakeRunner,
     engine_of,
     last_of,
@@ -109,15 +111,14 @@ def test_who_waits_for_pixels_is_passed_over_and_begun_at_once():
     engine = engine_of(runner, prefill_chunk=100)
     engine.submit(request("talks", "go", max_tokens=20))
     engine.submit(request("looks", "x", images=2, max_tokens=1))
-    looks = engine._chats["looks"].prompt
-    looks.media_ready = False
+    pixels = engine._chats["looks"].log.media[0].pixels = FakePixels()
     engine.submit(request("reads", "text", max_tokens=1))
     ended = []
     for _ in range(4):
         ended += [event.request_id for event in engine.step() if isinstance(event, Finished)]
     assert runner.media_started == ["looks"]
     assert (runner.encodes, ended) == ([], ["reads"])
-    looks.media_ready = True
+    pixels.ready = True
     ended += [event.request_id for _ in range(3) for event in engine.step() if isinstance(event, Finished)]
     assert (runner.encodes, ended) == (["looks"] * 2, ["reads", "looks"])
 
@@ -125,14 +126,14 @@ def test_who_waits_for_pixels_is_passed_over_and_begun_at_once():
 def test_an_engine_with_nothing_else_to_do_waits_for_pixels_instead_of_spinning():
     waits = []
 
-    def becomes_ready(prompt):
-        waits.append(prompt.request_id)
-        prompt.media_ready = len(waits) == 3
+    def becomes_ready(log):
+        waits.append(log.request_id)
+        log.media[0].pixels.ready = len(waits) == 3
 
     runner = FakeRunner(on_wait=becomes_ready)
     engine = engine_of(runner)
     engine.submit(request("looks", images=1, max_tokens=1))
-    engine._chats["looks"].prompt.media_ready = False
+    engine._chats["looks"].log.media[0].pixels = FakePixels()
     assert isinstance(run_all(engine)["looks"][-1], Finished)
     assert waits == ["looks"] * 3
 
@@ -148,6 +149,32 @@ def test_every_ended_chat_is_released_once():
     assert sorted(runner.released) == ["a", "b", "c"]
 
 
+def test_images_are_encoded_just_before_the_chunk_that_needs_them_and_let_go_after_it():
+    runner = FakeRunner()
+    engine = engine_of(runner, prefill_chunk=TOKENS_PER_IMAGE)
+    engine.submit(request("looks", "x" * TOKENS_PER_IMAGE, images=4, max_tokens=1))
+    log = engine._chats["looks"].log
+    held = []
+    while engine.has_work:
+        engine.step()
+        held.append(sum(media.features is not None for media in log.media))
+    assert held == [1, 0] * 4 + [0]
+    assert runner.encodes == ["looks"] * 4
+
+
+def test_an_image_across_two_chunks_is_held_until_the_second_has_run():
+    runner = FakeRunner()
+    engine = engine_of(runner, prefill_chunk=TOKENS_PER_IMAGE - 2)
+    engine.submit(request("looks", "x" * 3, images=2, max_tokens=1))
+    log = engine._chats["looks"].log
+    held = []
+    while engine.has_work:
+        engine.step()
+        held.append([media.features is not None for media in log.media])
+    first, both, second, none = [True, False], [True, True], [False, True], [False, False]
+    assert held == [first, first, both, second, none, none]
+
+
 def test_one_image_at_a_time_is_in_the_encoder():
     runner = FakeRunner()
     engine = engine_of(runner, prefill_chunk=100)
@@ -155,11 +182,11 @@ def test_one_image_at_a_time_is_in_the_encoder():
         engine.submit(request(name, images=2, max_tokens=1))
     engine.step()
     assert runner.encodes == ["first"]
-    prompt = engine._chats["first"].prompt
-    prompt.media_begun = True  # in the middle of its second image
+    second = engine._chats["first"].log.media[1]
+    encoding = second.encoding = FakeEncoding()  # in the middle of it
     engine.submit(request("text", max_tokens=1))
     ended = [event.request_id for _ in range(2) for event in engine.step() if isinstance(event, Finished)]
     assert (runner.encodes, ended) == (["first", "first"], ["text"])
-    prompt.media_begun = False
+    encoding.goes_on = False
     run_all(engine)
     assert runner.encodes == ["first", "first", "second", "second"]

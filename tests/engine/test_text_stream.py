@@ -8,10 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.engine.detokenizer import Utf8Stream
-from edge_runtime.engine.stopping import StopMatcher
-from edge_runtime.engine.thinking import ChannelSwitch, NewlineTrimmer
-from edge_runtime.engine.transcript import Transcript
+from edge_runtime.engine.transcript import NewlineTrimmer, StopMatcher, Transcript, Utf8Stream
 
 THINK, END_THINK = 1000, 1001
 
@@ -100,7 +97,7 @@ def test_trimmed_newlines_equal_strip(text: str, where: list[int]):
 
 def tell(pieces: list[bytes | int], stop: tuple[str, ...] = (), in_reasoning: bool = False) -> tuple[str, str]:
     """Reasoning and answer of tokens given as bytes, or ids of think tokens; checks that the deltas join to them."""
-    transcript = Transcript(ChannelSwitch((THINK, END_THINK), in_reasoning), stop)
+    transcript = Transcript((THINK, END_THINK), in_reasoning, stop)
     tokens = [(piece, b"<think>") if isinstance(piece, int) else (5, piece) for piece in pieces]
     deltas = [transcript.feed(*token) for token in tokens if not transcript.stopped]
     deltas += transcript.finish()
@@ -130,7 +127,7 @@ def test_a_prompt_can_have_opened_the_reasoning():
 
 
 def test_a_model_without_think_tokens_only_answers():
-    transcript = Transcript(ChannelSwitch(None, starts_in_reasoning=False), ())
+    transcript = Transcript(None, starts_in_reasoning=False)
     assert transcript.feed(THINK, b"x") == ("answer", "x")
 
 

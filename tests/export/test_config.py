@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from edge_export.checkpoint.config import read_architecture
 from edge_export.checkpoint.json_file import JsonObject
 from edge_export.errors import ConfigError
+from edge_export.families.qwen3_vl.config import read_architecture
 from edge_export.random_checkpoint import config_for
 
 TEXT_FIELDS = [

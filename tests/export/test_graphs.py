@@ -11,8 +11,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from edge_export.families.qwen3_vl.layers_portable import matmul
 from edge_export.graph import GraphBuilder
-from edge_export.layers_portable import matmul
 from edge_export.quantize import dequantize, quantize
 from edge_export.tensor_file import HashedFile, TensorFile
 from edge_export.weight_writer import BITS, StoredMatrix

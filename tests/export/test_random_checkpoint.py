@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from edge_export.checkpoint.checkpoint import open_checkpoint
 from edge_export.cli import app
+from edge_export.families.qwen3_vl.random_model import tensor_specs
 from edge_export.random_checkpoint import config_for, write_random_checkpoint
-from edge_export.random_weights import tensor_specs
 
 TINY_VOCABULARY = 1024
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_export.random_checkpoint import config_for, write_random_checkpoint
-from edge_export.reference import ops
-from edge_export.reference.config import read_config
-from edge_export.reference.model import NumpyReference
-from edge_export.reference.positions import (
+from edge_export.families.qwen3_vl.reference import ops
+from edge_export.families.qwen3_vl.reference.config import read_config
+from edge_export.families.qwen3_vl.reference.model import NumpyReference
+from edge_export.families.qwen3_vl.reference.positions import (
     Grid,
     mrope_positions,
     patch_rows_and_columns,
@@ -21,9 +20,10 @@ from edge_export.reference.positions import (
     text_rotary,
     vision_rotary,
 )
-from edge_export.reference.preprocess import PatchLayout, image_patches, resized_size, video_patches
-from edge_export.reference.prompt import Prompt
-from edge_export.reference.weights import Weights
+from edge_export.families.qwen3_vl.reference.preprocess import PatchLayout, image_patches, resized_size, video_patches
+from edge_export.families.qwen3_vl.reference.prompt import Prompt
+from edge_export.families.qwen3_vl.reference.weights import Weights
+from edge_export.random_checkpoint import config_for, write_random_checkpoint
 
 LAYOUT = PatchLayout(min_pixels=65536, max_pixels=16777216)
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from edge_export.checkpoint.checkpoint import open_checkpoint
-from edge_export.checkpoint.model_tensors import model_tensors
 from edge_export.errors import MissingTensor, UnknownDtype, UnmergedAdapter, UnusedTensor, WrongShape
+from edge_export.families.qwen3_vl.tensors import model_tensors
 from edge_export.options import ExportOptions
 from edge_export.pipeline import export_bundle
 from edge_export.weight_writer import WeightWriter

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_export.checkpoint.config import read_architecture
 from edge_export.checkpoint.json_file import JsonObject
+from edge_export.families.qwen3_vl.config import read_architecture
 from edge_export.random_checkpoint import config_for
 from edge_runtime.devices.memory import DECODING_PROCESS_BYTES, MemoryRequest
 from edge_runtime.devices.planner import plan_memory

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import InternalError
-from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
+from edge_runtime.model.kv_cache import PagedKVCache, PagedLease
 
 
 def test_room_is_counted_in_whole_blocks() -> None:
@@ -72,3 +72,48 @@ def test_no_block_is_ever_held_twice_or_lost(requests: list[int]) -> None:
         assert len(set(ids)) == len(ids)
         assert set(ids) <= set(range(8))
         assert cache.free_tokens == 128 - 16 * len(ids)
+
+
+def test_a_block_is_free_when_nobody_refers_to_it_any_more() -> None:
+    cache = PagedKVCache(64, block_size=16)
+    lease = cache.lease(40)
+    assert lease is not None
+    kept = lease.block_ids[:2]
+    cache.hold(kept)
+    lease.free()
+    assert cache.free_tokens == 32
+    other = cache.lease(32)
+    assert other is not None
+    assert not set(other.block_ids) & set(kept)
+    cache.hold(kept[:1])
+    cache.release(kept)
+    assert cache.free_tokens == 16
+    cache.release(kept[:1])
+    assert cache.free_tokens == 32
+    other.free()
+    assert cache.free_tokens == 64
+
+
+def test_references_that_nobody_has_are_an_internal_error() -> None:
+    cache = PagedKVCache(64, block_size=16)
+    lease = cache.lease(16)
+    assert lease is not None
+    blocks = lease.block_ids
+    lease.free()
+    with pytest.raises(InternalError, match="is free, it cannot be held"):
+        cache.hold(blocks)
+    with pytest.raises(InternalError, match="released more often"):
+        cache.release(blocks)
+
+
+def test_a_lease_goes_back_to_its_checkpoint() -> None:
+    lease = PagedKVCache(64, block_size=16).lease(40)
+    assert lease is not None
+    lease.extend(10)
+    checkpoint = lease.checkpoint()
+    lease.extend(20)
+    lease.restore(checkpoint)
+    assert lease.length == 10
+    lease.truncate(5)
+    with pytest.raises(InternalError):
+        lease.restore(checkpoint)

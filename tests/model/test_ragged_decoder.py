@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,8 @@ class Chat:
     ) -> None:
         self.prompt = runner.prepare(request)
         self.cancel = CancelToken()
-        while self.prompt.pending_media:
-            runner.encode_next(self.prompt, self.cancel)
+        while self.prompt.next_media is not None:
+            runner.media.advance(self.prompt, self.cancel)
         self.log = np.concatenate((self.prompt.input_ids, np.array((5, 900, 17))))
         lease = runner.kv_cache.lease(len(self.log))
         assert lease is not None
@@ -57,7 +58,7 @@ class Chat:
 
     def step(self, num_tokens: int, *, want_logits: bool = True) -> Step:
         start = self.lease.length
-        return Step(self.prompt, self.log[start : start + num_tokens], self.lease, want_logits, self.cancel)
+        return Step(self.prompt, self.log[start : start + num_tokens], self.lease, int(want_logits), self.cancel)
 
 
 def alone(runner: BundleRunner, request: GenerationRequest, counts: list[int]) -> list[Logits]:
@@ -65,7 +66,7 @@ def alone(runner: BundleRunner, request: GenerationRequest, counts: list[int]) -
     chat = Chat(runner, request)
     found = [runner.forward([chat.step(count)])[0] for count in counts]
     chat.lease.free()
-    return [logits for logits in found if logits is not None]
+    return [logits.rows[0] for logits in found if logits is not None]
 
 
 @pytest.mark.parametrize("request_", [SEE, TALK], ids=["image", "text"])
@@ -98,7 +99,7 @@ def test_chats_that_share_runs_get_the_bits_they_get_alone(runner: BundleRunner)
         for name, logits in zip(running, results, strict=True):
             assert logits is not None
             counts[name].append(shares[name])
-            together[name].append(logits)
+            together[name].append(logits.rows[0])
     for name, chat in chats.items():
         assert chat.lease.length == len(chat.log)
         chat.lease.free()
@@ -124,12 +125,12 @@ def test_truncated_lease_gives_the_same_again(runner: BundleRunner) -> None:
     runner.forward([chat.step(10)])
     (first,) = runner.forward([chat.step(2)])
     chat.lease.truncate(10)
-    runner.forward([Step(chat.prompt, np.array([3, 2, 1]), chat.lease, False, chat.cancel)])
+    runner.forward([Step(chat.prompt, np.array([3, 2, 1]), chat.lease, 0, chat.cancel)])
     chat.lease.truncate(10)
     (again,) = runner.forward([chat.step(2)])
     assert first is not None
     assert again is not None
-    assert np.array_equal(first, again)
+    assert np.array_equal(first.rows, again.rows)
     chat.lease.free()
 
 
@@ -137,8 +138,22 @@ def test_logits_come_only_where_they_are_wanted(runner: BundleRunner) -> None:
     chats = [Chat(runner, TALK) for _ in range(3)]
     results = runner.forward([chat.step(4, want_logits=i == 1) for i, chat in enumerate(chats)])
     assert [logits is not None for logits in results] == [False, True, False]
-    assert np.array_equal(results[1], alone(runner, TALK, [4])[0])  # type: ignore[arg-type]
+    assert np.array_equal(results[1].rows[0], alone(runner, TALK, [4])[0])  # type: ignore[union-attr]
     assert [chat.lease.length for chat in chats] == [4, 4, 4]
+    for chat in chats:
+        chat.lease.free()
+
+
+def test_several_rows_are_what_as_many_steps_give(runner: BundleRunner) -> None:
+    """What speculation will ask: logits after each of the last tokens of a step, beside a step that wants one."""
+    expected = alone(runner, TALK, [4, 1, 1])
+    chats = [Chat(runner, TALK) for _ in range(2)]
+    several, one = runner.forward([replace(chats[0].step(6), num_logits=3), chats[1].step(4)])
+    assert several is not None
+    assert one is not None
+    assert several.rows.shape == (3, expected[0].size)
+    assert all(np.array_equal(row, other) for row, other in zip(several.rows, expected, strict=True))
+    assert np.array_equal(one.rows[0], expected[0])
     for chat in chats:
         chat.lease.free()
 
@@ -149,7 +164,7 @@ def test_cancelled_step_is_left_out_and_the_others_run(runner: BundleRunner) -> 
     chats[0].cancel.cancel()
     results = runner.forward([chat.step(6) for chat in chats])
     assert results[0] is None
-    assert np.array_equal(results[1], expected)  # type: ignore[arg-type]
+    assert np.array_equal(results[1].rows[0], expected)  # type: ignore[union-attr]
     assert [chat.lease.length for chat in chats] == [0, 6]
     assert runner.forward([chats[0].step(6)]) == [None]
     for chat in chats:
@@ -180,7 +195,7 @@ def test_run_of_several_listens_to_none_of_them(runner: BundleRunner) -> None:
     chats[0].cancel = CancelledOnceAttached()
     results = runner.forward([chat.step(6) for chat in chats])
     assert not chats[0].cancel.cancelled
-    assert all(np.array_equal(logits, expected) for logits in results)  # type: ignore[arg-type]
+    assert all(np.array_equal(logits.rows[0], expected) for logits in results)  # type: ignore[union-attr]
     for chat in chats:
         chat.lease.free()
 
@@ -189,7 +204,7 @@ def test_tokens_past_the_lease_are_an_internal_error(runner: BundleRunner) -> No
     chat = Chat(runner, TALK)
     too_many = np.zeros(chat.lease.capacity + 1, dtype=np.int64)
     with pytest.raises(InternalError, match="in a KV lease of"):
-        runner.forward([Step(chat.prompt, too_many, chat.lease, True, chat.cancel)])
+        runner.forward([Step(chat.prompt, too_many, chat.lease, 1, chat.cancel)])
     chat.lease.free()
     with pytest.raises(InternalError, match="freed KV lease"):
         runner.forward([chat.step(1)])
@@ -200,7 +215,7 @@ def test_lease_of_another_cache_is_an_internal_error(runner: BundleRunner) -> No
     other = ContiguousKVCache(64, allocate=bytearray).lease(64)
     assert other is not None
     with pytest.raises(InternalError, match="not a lease"):
-        runner.forward([Step(chat.prompt, chat.log[:3], other, True, chat.cancel)])
+        runner.forward([Step(chat.prompt, chat.log[:3], other, 1, chat.cancel)])
     chat.lease.free()
 
 

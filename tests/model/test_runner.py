@@ -41,20 +41,19 @@ def runner(tiny_bundle: Path) -> BundleRunner:
 
 def logits_after_prompt(runner: BundleRunner, chunk: int) -> NDArray[np.float32]:
     prompt, cancel = runner.prepare(REQUEST), CancelToken()
-    while prompt.pending_media:
-        runner.encode_next(prompt, cancel)
+    while prompt.next_media is not None:
+        runner.media.advance(prompt, cancel)
     lease = runner.kv_cache.lease(len(prompt.input_ids))
     assert lease is not None
     logits = None
     for start in range(0, len(prompt.input_ids), chunk):
         ids = prompt.input_ids[start : start + chunk]
         is_last = start + chunk >= len(prompt.input_ids)
-        (logits,) = runner.forward([Step(prompt, ids, lease, is_last, cancel)])
+        (logits,) = runner.forward([Step(prompt, ids, lease, int(is_last), cancel)])
         assert (logits is not None) == is_last
     lease.free()
-    assert prompt.media.features == [None]  # handed back once in the cache
     assert logits is not None
-    return logits
+    return logits.rows[0]
 
 
 def test_chunks_change_no_logit(runner: BundleRunner) -> None:
@@ -85,9 +84,9 @@ def test_pixels_are_let_go_once_encoded(runner: BundleRunner) -> None:
 
 def test_image_changes_the_logits(runner: BundleRunner) -> None:
     prompt = runner.prepare(REQUEST)
-    assert (prompt.image_tokens, prompt.pending_media) == (int((prompt.input_ids == 972).sum()), 1)
-    runner.encode_next(prompt, CancelToken())
-    features = prompt.media.features[0]
+    assert (prompt.image_tokens, len(prompt.media)) == (int((prompt.input_ids == 972).sum()), 1)
+    runner.media.advance(prompt, CancelToken())
+    features = prompt.media[0].features
     assert features is not None
     assert features.embeds.shape == (prompt.image_tokens, 64)
     assert features.deepstack.shape == (3, prompt.image_tokens, 64)
@@ -95,23 +94,37 @@ def test_image_changes_the_logits(runner: BundleRunner) -> None:
     features.embeds[:] = 0
     lease = runner.kv_cache.lease(len(prompt.input_ids))
     assert lease is not None
-    (without,) = runner.forward([Step(prompt, prompt.input_ids, lease, True, CancelToken())])
+    (without,) = runner.forward([Step(prompt, prompt.input_ids, lease, 1, CancelToken())])
     lease.free()
     assert without is not None
-    assert np.abs(with_image - without).max() > 1e-3
+    assert np.abs(with_image - without.rows[0]).max() > 1e-3
 
 
 def test_truncated_lease_gives_the_same_again(runner: BundleRunner) -> None:
     prompt, cancel = runner.prepare(GenerationRequest("r", (Message("user", (TextPart("hello"),)),))), CancelToken()
     lease = runner.kv_cache.lease(64)
     assert lease is not None
-    (first,) = runner.forward([Step(prompt, prompt.input_ids, lease, True, cancel)])
-    runner.forward([Step(prompt, np.array([5, 6, 7]), lease, True, cancel)])
+    (first,) = runner.forward([Step(prompt, prompt.input_ids, lease, 1, cancel)])
+    runner.forward([Step(prompt, np.array([5, 6, 7]), lease, 1, cancel)])
     lease.truncate(len(prompt.input_ids) - 1)
-    (again,) = runner.forward([Step(prompt, prompt.input_ids[-1:], lease, True, cancel)])
+    (again,) = runner.forward([Step(prompt, prompt.input_ids[-1:], lease, 1, cancel)])
     assert first is not None
     assert again is not None
-    np.testing.assert_allclose(first, again, atol=1e-4)
+    np.testing.assert_allclose(first.rows, again.rows, atol=1e-4)
+    lease.free()
+
+
+def test_several_rows_are_what_as_many_steps_give(runner: BundleRunner) -> None:
+    log, cancel = runner.prepare(GenerationRequest("r", (Message("user", "hello"),))), CancelToken()
+    lease = runner.kv_cache.lease(64)
+    assert lease is not None
+    (several,) = runner.forward([Step(log, log.input_ids, lease, 3, cancel)])
+    assert several is not None
+    lease.truncate(log.num_prompt - 3)
+    for row, token in zip(several.rows, log.input_ids[-3:], strict=True):
+        (one,) = runner.forward([Step(log, np.array([token]), lease, 1, cancel)])
+        assert one is not None
+        np.testing.assert_allclose(row, one.rows[0], atol=1e-4)
     lease.free()
 
 
@@ -120,7 +133,7 @@ def test_cancelled_step_gives_none_and_leaves_the_lease(runner: BundleRunner) ->
     lease = runner.kv_cache.lease(64)
     assert lease is not None
     cancel.cancel()
-    assert runner.forward([Step(prompt, prompt.input_ids, lease, True, cancel)]) == [None]
+    assert runner.forward([Step(prompt, prompt.input_ids, lease, 1, cancel)]) == [None]
     assert lease.length == 0
     lease.free()
 
@@ -147,16 +160,16 @@ def test_cancel_stops_a_vision_run_from_another_thread(runner: BundleRunner) -> 
     pixels = np.zeros((960, 1024, 3), np.uint8)
     prompt = runner.prepare(GenerationRequest("r", (Message("user", (ImagePart(pixels),)),)))
     with pytest.raises(Cancelled):
-        runner.encode_next(prompt, cancel)
+        runner.media.advance(prompt, cancel)
     other.join()
-    assert prompt.pending_media == 1  # nothing was taken off, it could be tried again
+    assert prompt.next_media is not None  # nothing was taken off, it could be tried again
 
 
 def test_tokens_of_an_image_that_is_not_encoded_are_an_internal_error(runner: BundleRunner) -> None:
     prompt, lease = runner.prepare(REQUEST), runner.kv_cache.lease(1000)
     assert lease is not None
     with pytest.raises(InternalError, match="not encoded"):
-        runner.forward([Step(prompt, prompt.input_ids, lease, True, CancelToken())])
+        runner.forward([Step(prompt, prompt.input_ids, lease, 1, CancelToken())])
     lease.free()
 
 
@@ -169,7 +182,7 @@ def test_damaged_pixels_are_found_when_encoding_not_when_preparing(runner: Bundl
     Image.fromarray(SCENE).save(stream, "PNG")
     prompt = runner.prepare(GenerationRequest("r", (Message("user", (ImagePart(stream.getvalue()[:500]),)),)))
     with pytest.raises(BadImage, match="cut short"):
-        runner.encode_next(prompt, CancelToken())
+        runner.media.advance(prompt, CancelToken())
 
 
 def test_tokens_that_the_vocabulary_does_not_have(tiny_bundle: Path) -> None:
@@ -195,7 +208,7 @@ def test_int4_bundle_runs(tiny_bundle_int4: Path) -> None:
 def test_footprint_counts_what_the_manifest_says(tiny_bundle: Path, tiny_bundle_int4: Path) -> None:
     exact, small = (footprint(load_manifest(bundle)) for bundle in (tiny_bundle, tiny_bundle_int4))
     assert exact.kv_bytes_per_token == {"fp32": 2 * 4 * 2 * 32 * 4}  # key and value, layers, heads, head_dim, bytes
-    assert exact.prompt_bytes_per_token == (1 + 3) * 64 * 4
+    assert exact.feature_bytes_per_token == (1 + 3) * 64 * 4
     assert small.prepacked_bytes < exact.prepacked_bytes / 3
     assert exact.int4_weights_bytes is not None
     assert small.int4_weights_bytes is None

@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from edge_export.options import ExportOptions
 from edge_export.pipeline import export_bundle
-from edge_runtime.engine.bundle_runner import BundlePrompt, BundleRunner, RunnerSettings
+from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Failed, Finished
 from edge_runtime.engine.model_runner import Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.settings import EngineSettings
+from edge_runtime.engine.token_log import TokenLog
 from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.conversation import Message
+from edge_runtime.model.decoder import Logits
 from edge_runtime.model.graph import GraphSettings
 from edge_runtime.vision.image import ImageLimits
 from tests.conftest import NoProgress
@@ -31,9 +33,9 @@ class RecordingRunner(BundleRunner):
 
     eos_token_ids = frozenset()  # type: ignore[assignment]
 
-    def forward(self, steps: Sequence[Step]) -> list[NDArray[np.float32] | None]:
+    def forward(self, steps: Sequence[Step]) -> list[Logits | None]:
         results = super().forward(steps)
-        self.recorded += [logits.copy() for logits in results if logits is not None]
+        self.recorded += [logits.rows[0].copy() for logits in results if logits is not None]
         return results
 
 
@@ -52,7 +54,7 @@ class Runtime:
         self.runner = RecordingRunner(open_bundle(bundle), settings)
         self._engine = Engine(self.runner, EngineSettings(prefill_chunk=PREFILL_CHUNK))
 
-    def prepare(self, messages: tuple[Message, ...]) -> BundlePrompt:
+    def prepare(self, messages: tuple[Message, ...]) -> TokenLog:
         """Token ids, positions and rope delta of a chat."""
         return self.runner.prepare(GenerationRequest("prepare", messages))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_export.reference.config import read_config
-from edge_export.reference.model import NumpyReference
-from edge_export.reference.preprocess import Patches, PatchLayout, image_patches, video_patches
-from edge_export.reference.prompt import Prompt, position_ids
+from edge_export.families.qwen3_vl.reference.config import read_config
+from edge_export.families.qwen3_vl.reference.model import NumpyReference
+from edge_export.families.qwen3_vl.reference.preprocess import Patches, PatchLayout, image_patches, video_patches
+from edge_export.families.qwen3_vl.reference.prompt import Prompt, position_ids
 from edge_runtime.model.conversation import ImagePart, Message, media_parts
 from tests.parity.cases import CASES, Case
 from tests.parity.theirs import Transformers

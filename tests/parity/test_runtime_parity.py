@@ -36,7 +36,8 @@ def test_runtime_equals_transformers(
 
     ids_equal = prompt.input_ids.tolist() == expected.input_ids
     positions_equal = (
-        np.array_equal(prompt.position_ids, expected.position_ids) and prompt.rope_delta == expected.rope_delta
+        np.array_equal(prompt.position_ids(0, prompt.num_prompt), expected.position_ids)
+        and prompt.rope_delta == expected.rope_delta
     )
     greedy_equal = token_ids == expected.token_ids
     error = float(np.abs(logits - expected.logits).max()) if logits.shape == expected.logits.shape else float("nan")

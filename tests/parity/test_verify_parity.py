@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from edge_export.cli import app
-from edge_export.reference.model import NumpyReference
+from edge_export.families.qwen3_vl.reference.model import NumpyReference
 from edge_export.verify.gate import run_gate
 from edge_export.verify.optimum_export import DECODER_MODEL_TYPE, VISION_MODEL_TYPE, trace
 from edge_export.verify.optimum_reference import OptimumReference, open_optimum_reference

@@ -116,10 +116,10 @@ def living() -> Counter[str]:
 def settle(server: Server, probe: Client, num_descriptors: int | None) -> None:
     """Until nothing is in flight, and libzmq has closed what clients have left."""
     deadline_s = time.monotonic() + DEADLINE_S
-    tally, sessions = server.tally, server._sessions
+    tally, connections = server.tally, server._connections
     while time.monotonic() < deadline_s:
         idle = probe.info().in_flight == 0 and tally.accepted == tally.finished + tally.failed + tally.lost
-        while sessions.sessions() and time.monotonic() < deadline_s:  # the probe's own ends just after its answer
+        while connections.all() and time.monotonic() < deadline_s:  # the probe's own ends just after its answer
             time.sleep(0)
         if idle and (num_descriptors is None or open_descriptors() <= num_descriptors):
             return
@@ -128,11 +128,11 @@ def settle(server: Server, probe: Client, num_descriptors: int | None) -> None:
 
 def test_nothing_is_left_behind(server: Server) -> None:
     def counts() -> dict[str, Any]:
-        sessions = server._sessions
+        connections = server._connections
         return {
             "threads": threading.active_count(),
-            "sessions": len(sessions.sessions()),
-            "requests": len(sessions.requests()),
+            "connections": len(connections.all()),
+            "requests": len(connections.requests()),
         }
 
     with Client(server.address) as probe:

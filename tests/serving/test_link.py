@@ -20,7 +20,7 @@ from edge_runtime.errors import BadParameter, ConnectionLost
 from edge_runtime.serving.async_client import AsyncClient
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.client_core import ClientCore, Timeouts
-from edge_runtime.serving.connection import Connection
+from edge_runtime.serving.dealer import Dealer
 
 Serve = Callable[..., Any]
 
@@ -89,11 +89,11 @@ def test_failure_of_the_connection_answers_everybody(
         for stream in streams:
             next(stream)
 
-        def fail(_: Connection) -> Any:
+        def fail(_: Dealer) -> Any:
             raise failure
 
         with monkeypatch.context() as patched:
-            patched.setattr(Connection, "receive", fail)
+            patched.setattr(Dealer, "receive", fail)
             streams[0].cancel()  # the server's answer to it wakes the thread
             for stream in streams:
                 with pytest.raises(ConnectionLost, match=type(failure).__name__):
@@ -110,7 +110,7 @@ def test_failure_to_send_answers_the_sender(serve: Serve, monkeypatch: pytest.Mo
             raise failure
 
         with monkeypatch.context() as patched:
-            patched.setattr(Connection, "send", fail)
+            patched.setattr(Dealer, "send", fail)
             with pytest.raises(ConnectionLost, match=type(failure).__name__):
                 client.ask("count 1")
         assert client.ask("count 1").text == "0 "

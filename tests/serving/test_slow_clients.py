@@ -18,9 +18,8 @@ from edge_runtime.errors import Cancelled, Overloaded
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.client_core import ClientCore, Timeouts
-from edge_runtime.serving.delivery import Delivery, Keep, Tally
+from edge_runtime.serving.connections import Connections, Keep, Tally
 from edge_runtime.serving.router import Sent
-from edge_runtime.serving.sessions import SessionTable
 from edge_runtime.serving.summary import Summary
 
 Serve = Callable[..., Any]
@@ -132,34 +131,34 @@ class FullRouter:
 
 
 def test_refusals_never_crowd_out_the_endings_of_accepted_requests() -> None:
-    router, sessions = FullRouter(), SessionTable()
-    delivery = Delivery(router, sessions, lambda _: None, Tally(), Summary(logging.getLogger("test")))  # type: ignore[arg-type]
+    router = FullRouter()
+    connections = Connections(router, lambda _: None, Tally(), Summary(logging.getLogger("test")))  # type: ignore[arg-type]
     for number in range(5000):
         refusal = wire.Failed(id=f"refused {number}", code=Overloaded.code, message="no")
-        delivery.post(b"client", refusal, keep=Keep.REFUSAL)
+        connections.post(b"client", refusal, keep=Keep.REFUSAL)
     for number in range(3):
-        delivery.post(b"client", wire.Failed(id=str(number), code=Cancelled.code, message="x"), keep=Keep.ENDING)
+        connections.post(b"client", wire.Failed(id=str(number), code=Cancelled.code, message="x"), keep=Keep.ENDING)
     router.open = True
-    delivery.heartbeat(1.0, 1e9)
+    connections.heartbeat(1.0, 1e9)
     *answers, pong = map(wire.decode_server_message, router.sent)
     assert isinstance(pong, wire.Pong)
     ids = [answer.id for answer in answers]  # type: ignore[union-attr]
     assert len(ids) == len(set(ids)) == 1003
     assert ids[-3:] == ["0", "1", "2"]
-    assert sessions.sessions() == []
+    assert connections.all() == []
 
 
 def test_server_that_slept_takes_nobody_for_silent() -> None:
-    router, sessions = FullRouter(), SessionTable()
+    router = FullRouter()
     router.open = True
     cancelled: list[str] = []
-    delivery = Delivery(router, sessions, cancelled.append, Tally(), Summary(logging.getLogger("test")))  # type: ignore[arg-type]
-    delivery.heartbeat(100.0, 30.0)
-    sessions.add(sessions.open(b"client", 100.0), "1", 0)
-    delivery.heartbeat(500.0, 30.0)  # nothing was read for 400 s, so nothing can have been heard
+    connections = Connections(router, cancelled.append, Tally(), Summary(logging.getLogger("test")))  # type: ignore[arg-type]
+    connections.heartbeat(100.0, 30.0)
+    connections.accept(b"client", "1", 0, 100.0)
+    connections.heartbeat(500.0, 30.0)  # nothing was read for 400 s, so nothing can have been heard
     assert cancelled == []
     for now_s in range(501, 532):
-        delivery.heartbeat(float(now_s), 30.0)
+        connections.heartbeat(float(now_s), 30.0)
     assert cancelled == ["r1"]
 
 

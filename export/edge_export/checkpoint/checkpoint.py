@@ -9,19 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from edge_export.checkpoint.chat_template import read_chat_template
-from edge_export.checkpoint.config import read_architecture
 from edge_export.checkpoint.generation import read_generation_defaults
 from edge_export.checkpoint.head import refuse_missing_head, settle_head
-from edge_export.checkpoint.hub import resolve_source
 from edge_export.checkpoint.json_file import read_json
-from edge_export.checkpoint.model_tensors import check_tensors
-from edge_export.checkpoint.name import model_name
-from edge_export.checkpoint.processors import read_image_processor, read_video_processor
 from edge_export.checkpoint.shards import Warn, indexed_names, name_code, refuse_adapter_files
-from edge_export.checkpoint.token_names import read_special_tokens_map
-from edge_export.checkpoint.tokenizer import read_special_tokens
-from edge_export.checkpoint.weights import Weights, open_weights
+from edge_export.checkpoint.source import model_name, resolve_source
+from edge_export.checkpoint.texts import read_chat_template
+from edge_export.checkpoint.tokenizer import read_special_tokens, read_special_tokens_map
+from edge_export.checkpoint.weights import Weights, check_tensors, open_weights
+from edge_export.families.qwen3_vl import family
 from edge_runtime.families.qwen3_vl.config import Architecture
 from edge_runtime.model.manifest import GenerationDefaults, ImageProcessor, SpecialTokens, VideoProcessor
 
@@ -63,7 +59,7 @@ def open_checkpoint(source: str, warn: Warn = log_warning) -> Checkpoint:
     folder = resolve_source(source)
     refuse_adapter_files(folder)
     config = read_json(folder / "config.json")
-    architecture = read_architecture(config, warn)
+    architecture = family.read_architecture(config, warn)
     name_code(folder, warn)
     refuse_missing_head(indexed_names(folder), config, folder)
     tied, weights = settle_head(open_weights(folder, warn), config, warn)
@@ -72,11 +68,11 @@ def open_checkpoint(source: str, warn: Warn = log_warning) -> Checkpoint:
         name=model_name(source, folder, config),
         folder=folder,
         architecture=msgspec.structs.replace(architecture, text=text),
-        image_processor=read_image_processor(folder, architecture.vision, warn),
-        video_processor=read_video_processor(folder, architecture.vision, warn),
+        image_processor=family.read_image_processor(folder, architecture.vision, warn),
+        video_processor=family.read_video_processor(folder, architecture.vision, warn),
         special_tokens=read_special_tokens(folder, config, architecture.text.vocab_size),
         special_tokens_map=read_special_tokens_map(folder),
         generation=read_generation_defaults(folder, warn),
         chat_template=read_chat_template(folder),
-        weights=check_tensors(weights, architecture, tied=tied, warn=warn),
+        weights=check_tensors(weights, family.model_tensors(architecture, tied=tied), warn),
     )

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_export.reference.config import ReferenceConfig
-from edge_export.reference.decoder import DecoderInput
-from edge_export.reference.ops import Array
-from edge_export.reference.positions import Ints, position_interpolation, vision_rotary
-from edge_export.reference.preprocess import Patches
-from edge_export.reference.prompt import Prompt, decoder_input, position_ids
+from edge_export.families.qwen3_vl.reference.config import ReferenceConfig
+from edge_export.families.qwen3_vl.reference.decoder import DecoderInput
+from edge_export.families.qwen3_vl.reference.ops import Array
+from edge_export.families.qwen3_vl.reference.positions import Ints, position_interpolation, vision_rotary
+from edge_export.families.qwen3_vl.reference.preprocess import Patches
+from edge_export.families.qwen3_vl.reference.prompt import Prompt, decoder_input, position_ids
 from edge_export.verify.decoder_run import EDGE_KV_DTYPE, open_run
 from edge_export.verify.ort import ort
 from edge_kernels.library import KernelLibrary

@@ -19,12 +19,12 @@ from tokenizers import Tokenizer
 
 from edge_export.checkpoint.checkpoint import open_checkpoint
 from edge_export.errors import OptionError, SourceError
-from edge_export.reference.config import read_config
-from edge_export.reference.model import NumpyReference
-from edge_export.reference.ops import Array
-from edge_export.reference.preprocess import Patches
-from edge_export.reference.prompt import Prompt
-from edge_export.reference.weights import Weights
+from edge_export.families.qwen3_vl.reference.config import read_config
+from edge_export.families.qwen3_vl.reference.model import NumpyReference
+from edge_export.families.qwen3_vl.reference.ops import Array
+from edge_export.families.qwen3_vl.reference.preprocess import Patches
+from edge_export.families.qwen3_vl.reference.prompt import Prompt
+from edge_export.families.qwen3_vl.reference.weights import Weights
 from edge_export.verify.bundle_model import BundleModel
 from edge_export.verify.limits import Limits, limits_for, quick_limits_for
 from edge_export.verify.memory import numpy_cache_bytes

@@ -1,6 +1,6 @@
 """The transformers model as a reference, traced to fp32 ONNX by optimum and run by ONNX Runtime.
 
-Independent of `edge_export.reference` but for preprocessing and prompt layout. Needs the `verify` extra.
+Independent of the numpy reference but for preprocessing and prompt layout. Needs the `verify` extra.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from edge_export.errors import OptionError
+from edge_export.families.qwen3_vl.reference.config import read_config
+from edge_export.families.qwen3_vl.reference.ops import Array
+from edge_export.families.qwen3_vl.reference.positions import Ints
+from edge_export.families.qwen3_vl.reference.preprocess import Patches
+from edge_export.families.qwen3_vl.reference.prompt import Prompt, decoder_input
 from edge_export.packages import install_command
-from edge_export.reference.config import read_config
-from edge_export.reference.ops import Array
-from edge_export.reference.positions import Ints
-from edge_export.reference.preprocess import Patches
-from edge_export.reference.prompt import Prompt, decoder_input
 from edge_export.verify.memory import require_for_optimum
 from edge_export.verify.ort import ort
 

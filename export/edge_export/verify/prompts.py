@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from edge_export.reference.preprocess import Patches, PatchLayout, image_patches, video_patches
-from edge_export.reference.prompt import Prompt
+from edge_export.families.qwen3_vl.reference.preprocess import Patches, PatchLayout, image_patches, video_patches
+from edge_export.families.qwen3_vl.reference.prompt import Prompt
 from edge_runtime.model.manifest import Manifest
 
 LONG_TEXT = "A small kiosk shows a list of trains. The first one leaves at 9:41 for Køln, the second at 10:05. " * 3

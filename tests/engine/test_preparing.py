@@ -6,10 +6,10 @@ import queue
 import threading
 
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.thread import Preparing
 from edge_runtime.errors import BadPrompt, Cancelled, InternalError
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message, TextPart
-from edge_runtime.serving.preparing import Preparing
 
 
 class Bench:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_export.checkpoint.layouts import EMBEDDING_NAME, HEAD_NAME
+from edge_export.families.qwen3_vl.layers import CachedAttention, Layers, Linear, Parts, Rotary, Stream
 from edge_export.graph import GraphBuilder, Value
-from edge_export.layers import CachedAttention, Layers, Linear, Parts, Rotary, Stream
 from edge_export.weight_writer import StoredMatrix, WeightWriter
 from edge_runtime.families.qwen3_vl.config import TextArchitecture
 from edge_runtime.model.manifest import QuantizationScheme, TensorFormat

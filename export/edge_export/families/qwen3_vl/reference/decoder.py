@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_export.reference.config import TextConfig
-from edge_export.reference.ops import Array, linear, rms_norm, rotate, silu, softmax
-from edge_export.reference.positions import Ints, text_rotary
-from edge_export.reference.weights import Weights
+from edge_export.families.qwen3_vl.reference.config import TextConfig
+from edge_export.families.qwen3_vl.reference.ops import Array, linear, rms_norm, rotate, silu, softmax
+from edge_export.families.qwen3_vl.reference.positions import Ints, text_rotary
+from edge_export.families.qwen3_vl.reference.weights import Weights
 
 PREFIX = "model.language_model"
 

@@ -11,11 +11,11 @@ from typing import Protocol
 
 import numpy as np
 
-from edge_export.reference.config import ReferenceConfig
-from edge_export.reference.decoder import DecoderInput
-from edge_export.reference.ops import Array
-from edge_export.reference.positions import Ints, mrope_positions
-from edge_export.reference.preprocess import Patches
+from edge_export.families.qwen3_vl.reference.config import ReferenceConfig
+from edge_export.families.qwen3_vl.reference.decoder import DecoderInput
+from edge_export.families.qwen3_vl.reference.ops import Array
+from edge_export.families.qwen3_vl.reference.positions import Ints, mrope_positions
+from edge_export.families.qwen3_vl.reference.preprocess import Patches
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_export.reference.config import read_config
-from edge_export.reference.decoder import decode, embed, lm_head
-from edge_export.reference.ops import Array
-from edge_export.reference.positions import Ints
-from edge_export.reference.preprocess import Patches
-from edge_export.reference.prompt import Prompt, decoder_input
-from edge_export.reference.vision import vision_tower
-from edge_export.reference.weights import Weights
+from edge_export.families.qwen3_vl.reference.config import read_config
+from edge_export.families.qwen3_vl.reference.decoder import decode, embed, lm_head
+from edge_export.families.qwen3_vl.reference.ops import Array
+from edge_export.families.qwen3_vl.reference.positions import Ints
+from edge_export.families.qwen3_vl.reference.preprocess import Patches
+from edge_export.families.qwen3_vl.reference.prompt import Prompt, decoder_input
+from edge_export.families.qwen3_vl.reference.vision import vision_tower
+from edge_export.families.qwen3_vl.reference.weights import Weights
 
 
 class NumpyReference:

@@ -62,7 +62,7 @@ def write_processor_files(out: Path, config: dict[str, Any], *, thinking: bool) 
             f"vocab_size {vocab_size} with image_token_id {config['image_token_id']} leaves no room for 256 bytes "
             f"and {len(SPECIAL_TOKENS)} special tokens"
         )
-    template = resources.files("edge_export").joinpath("random_chat_template.jinja").read_text()
+    template = resources.files(__package__).joinpath("random_chat_template.jinja").read_text()
     if thinking:
         template = template.replace(THINKING_SWITCH, THINKING_SWITCH.replace("false", "true"))
     (out / "chat_template.jinja").write_text(template)

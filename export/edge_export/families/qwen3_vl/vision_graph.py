@@ -20,8 +20,8 @@ from functools import partial
 
 import numpy as np
 
+from edge_export.families.qwen3_vl.layers import Activation, Layers, Linear, Parts, Rotary, Stream
 from edge_export.graph import GraphBuilder, Value
-from edge_export.layers import Activation, Layers, Linear, Parts, Rotary, Stream
 from edge_export.weight_writer import WeightWriter
 from edge_runtime.families.qwen3_vl.config import VisionArchitecture, vision_segments
 from edge_runtime.model.manifest import TensorFormat

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_export.reference.ops import Array
+from edge_export.families.qwen3_vl.reference.ops import Array
 
 Ints = NDArray[np.int64]
 

@@ -1,6 +1,9 @@
 """`config.json` to `Architecture`. Knows no other file of the checkpoint.
 
-Field names and meanings: transformers, models/qwen3_vl/configuration_qwen3_vl.py.
+Field names and meanings: transformers, models/qwen3_vl/configuration_qwen3_vl.py. Rotary settings are those of
+interleaved M-RoPE of the default kind, in the spellings it has had: transformers 4.57 writes `rope_theta` and
+`rope_scaling`, 5.x `rope_parameters`; kinds are named by `rope_type`, by `type` in older files, and Qwen2-VL's "mrope"
+is the default one with sections.
 """
 
 from __future__ import annotations
@@ -8,13 +11,26 @@ from __future__ import annotations
 import math
 from typing import Literal, cast
 
-from edge_export.checkpoint.features import check_features
 from edge_export.checkpoint.head import tie_flags
-from edge_export.checkpoint.json_file import JsonObject
-from edge_export.checkpoint.rope import read_rope
+from edge_export.checkpoint.json_file import JsonObject, short
 from edge_export.checkpoint.shards import Warn
 from edge_export.errors import ConfigError
+from edge_export.families.qwen3_vl.features import check_features
 from edge_runtime.families.qwen3_vl.config import Architecture, TextArchitecture, VisionArchitecture
+
+_ROPE_KINDS = ("default", "mrope")
+
+_ROPE_FIELDS = (
+    "rope_type",
+    "type",
+    "rope_theta",
+    "mrope_section",
+    "mrope_interleaved",
+    "partial_rotary_factor",
+    "factor",
+)
+_MIN_THETA = 1.0
+"""At a base of 1 all frequencies are the same; below, they would rise."""
 
 
 def read_architecture(config: JsonObject, warn: Warn = lambda _: None) -> Architecture:
@@ -79,7 +95,7 @@ def _read_text(root: JsonObject) -> TextArchitecture:
     config = root.child("text_config")
     if (activation := config.string("hidden_act")) != "silu":
         raise ConfigError(f"{config.place}: hidden_act is {activation!r}; Qwen3-VL decoders have 'silu'")
-    rope_theta, mrope_section = read_rope(config)
+    rope_theta, mrope_section = _read_rope(config)
     text = TextArchitecture(
         num_layers=config.integer("num_hidden_layers"),
         hidden_size=config.integer("hidden_size"),
@@ -103,6 +119,49 @@ def _read_text(root: JsonObject) -> TextArchitecture:
             f"head_dim {text.head_dim} has {text.head_dim // 2}"
         )
     return text
+
+
+def _read_rope(config: JsonObject) -> tuple[float, tuple[int, int, int]]:
+    """`rope_theta` and the three sections of interleaved M-RoPE.
+
+    Raises `ConfigError` for another kind, and where two spellings contradict each other.
+    """
+    places = [config.child(name) for name in ("rope_parameters", "rope_scaling") if name in config]
+    if not places:
+        config.child("rope_scaling")  # the complaint that it is missing
+    for place in places:
+        _check_rope_kind(place)
+    sections = {place.integers("mrope_section", count=3) for place in places if "mrope_section" in place}
+    sections = sections or {places[0].integers("mrope_section", count=3)}
+    bases = {place.number("rope_theta", minimum=_MIN_THETA) for place in (*places, config) if "rope_theta" in place}
+    if not bases:
+        bases = {(places[0] if "rope_parameters" in config else config).number("rope_theta")}
+    if negative := [list(section) for section in sections if min(section) < 0]:
+        raise ConfigError(f"{config.place}: mrope_section is {negative[0]}; no section can be negative")
+    for name, found in (("mrope_section", sections), ("rope_theta", bases)):
+        if len(found) > 1:
+            raise ConfigError(f"{config.place}: {name} is given twice, as {short(sorted(found))}; make them agree")
+    (section,), (theta,) = sections, bases
+    return theta, (section[0], section[1], section[2])
+
+
+def _check_rope_kind(rope: JsonObject) -> None:
+    for field in ("rope_type", "type"):
+        if field in rope and (kind := rope.string(field)) not in _ROPE_KINDS:
+            raise ConfigError(
+                f"{rope.place}: {field} is {short(kind)}; only 'default' can be exported. Where it was added to reach "
+                "beyond the context of training (as yarn is), take it out"
+            )
+    if "mrope_interleaved" in rope and not rope.boolean("mrope_interleaved"):
+        raise ConfigError(f"{rope.place}: mrope_interleaved is false; Qwen3-VL interleaves its sections")
+    for field in ("factor", "partial_rotary_factor"):
+        if field in rope and rope.number(field) != 1:
+            raise ConfigError(f"{rope.place}: {field} is {short(rope.values[field])}; only 1 can be exported")
+    unknown = [name for name, value in rope.values.items() if name not in _ROPE_FIELDS and value is not None]
+    if unknown:
+        raise ConfigError(
+            f"{rope.place}: {short(unknown)} are settings of rotary kinds that cannot be exported; only 'default' can"
+        )
 
 
 def _check_divides(config: JsonObject, name: str, divisor: int, of_name: str, value: int) -> None:

@@ -22,7 +22,7 @@ _OPTIONS = {
 }
 
 
-class Connection:
+class Dealer:
     """A socket that connects in the background, and the monitor that says when the connection has ended."""
 
     def __init__(self, address: str) -> None:

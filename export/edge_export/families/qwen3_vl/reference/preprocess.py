@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_export.reference.ops import Array
-from edge_export.reference.positions import Grid
+from edge_export.families.qwen3_vl.reference.ops import Array
+from edge_export.families.qwen3_vl.reference.positions import Grid
 
 Pixels = NDArray[np.uint8]
 

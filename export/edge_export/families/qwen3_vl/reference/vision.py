@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_export.reference.config import VisionConfig
-from edge_export.reference.ops import Array, gelu, gelu_tanh, layer_norm, linear, rotate, softmax
-from edge_export.reference.positions import position_interpolation, vision_rotary
-from edge_export.reference.preprocess import Patches
-from edge_export.reference.weights import Weights
+from edge_export.families.qwen3_vl.reference.config import VisionConfig
+from edge_export.families.qwen3_vl.reference.ops import Array, gelu, gelu_tanh, layer_norm, linear, rotate, softmax
+from edge_export.families.qwen3_vl.reference.positions import position_interpolation, vision_rotary
+from edge_export.families.qwen3_vl.reference.preprocess import Patches
+from edge_export.families.qwen3_vl.reference.weights import Weights
 
 PREFIX = "model.visual"
 

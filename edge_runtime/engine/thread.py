@@ -1,0 +1,215 @@
+"""The one thread that runs the engine, and the one beside it that prepares requests. Knows no sockets.
+
+Requests come in through a queue, events go out through another; `wake` is called, from either thread, whenever
+`take_events` has something new. Preparing (the chat template, tokens, headers of pictures) can take long for a large or
+hostile request: so it holds up neither those that are being answered nor, for longer than one request, those of other
+clients.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from edge_runtime.engine.chat import Chat
+from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.events import Event, Failed
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.errors import Cancelled, EdgeError, InternalError
+from edge_runtime.model.cancellation import CancelToken
+
+logger = logging.getLogger(__name__)
+
+
+class EngineThread:
+    """Owns an engine while it runs. All methods may be called from any one other thread, and none of them blocks."""
+
+    def __init__(self, engine: Engine, wake: Callable[[], None]) -> None:
+        self._engine = engine
+        self._wake = wake
+        self._preparing = Preparing(engine.prepare, self._take_prepared)
+        self._inbox: queue.SimpleQueue[tuple[str, Chat] | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._alive = True
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._preparing.start()
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine has failed or `stop` has been carried out; its last events can still be taken."""
+        return self._alive
+
+    def submit(self, request: GenerationRequest, client: Hashable = None) -> None:
+        """Hand a request over; a refusal comes back as a `Failed` event. Clients take turns in being prepared."""
+        self._preparing.put(client, request)
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request that was submitted, also in the middle of a graph run."""
+        self._preparing.cancel(request_id)
+        self._engine.cancel(request_id)
+
+    def take_events(self) -> list[Event]:
+        """All events since the last call, in order."""
+        events = []
+        while not self._outbox.empty():
+            events.append(self._outbox.get_nowait())
+        return events
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread after its current step; False if it has not ended within `timeout_s`."""
+        self._preparing.close()
+        self._inbox.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _take_prepared(self, request_id: str, prepared: Chat | EdgeError) -> None:
+        """What became of a request, from the thread that prepares."""
+        if isinstance(prepared, EdgeError):
+            self._preparing.taken(request_id)
+            self._say(Failed(request_id, prepared))
+        else:
+            self._inbox.put((request_id, prepared))
+
+    def _run(self) -> None:
+        try:
+            while self._take_commands():
+                for event in self._engine.step():
+                    self._outbox.put(event)
+                self._wake()
+        except Exception:
+            # The engine's state is unknown now. The server sees that we are gone and fails what is in flight.
+            logger.exception("the engine failed")
+        finally:
+            self._alive = False  # before the wake-up, so that whoever wakes sees it
+            self._wake()
+
+    def _take_commands(self) -> bool:
+        """Take on what has been prepared, waiting for something to do if the engine has nothing; False: stop."""
+        while True:
+            try:
+                command = self._inbox.get(block=not self._engine.has_work)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            self._add(*command)
+
+    def _add(self, request_id: str, chat: Chat) -> None:
+        try:
+            self._engine.add(chat)
+        except EdgeError as error:
+            self._say(Failed(request_id, error))
+        except Exception as error:
+            logger.exception("request %s broke the engine's add", request_id)
+            self._say(Failed(request_id, InternalError(f"{type(error).__name__}; the server's log has more")))
+        finally:
+            self._preparing.taken(request_id)  # a cancel from here on reaches the engine
+
+    def _say(self, event: Event) -> None:
+        self._outbox.put(event)
+        self._wake()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry:
+    request: GenerationRequest
+    cancel: CancelToken = field(default_factory=CancelToken)
+
+
+class Preparing:
+    """A thread that prepares requests, clients in turn. All methods may be called from any thread; none blocks."""
+
+    def __init__(
+        self,
+        prepare: Callable[[GenerationRequest, CancelToken], Chat],
+        deliver: Callable[[str, Chat | EdgeError], None],
+    ) -> None:
+        """`deliver` gets the request's id and what `prepare` returned or raised, once for each `put`."""
+        self._prepare = prepare
+        self._deliver = deliver
+        self._changed = threading.Condition()
+        self._queues: OrderedDict[Hashable, deque[_Entry]] = OrderedDict()  # whose turn is next comes first
+        self._tokens: dict[str, CancelToken] = {}
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, client: Hashable, request: GenerationRequest) -> None:
+        """Queue a request behind those of the same client."""
+        entry = _Entry(request)
+        with self._changed:
+            self._queues.setdefault(client, deque()).append(entry)
+            self._tokens[request.request_id] = entry.cancel
+            self._changed.notify()
+
+    def cancel(self, request_id: str) -> None:
+        """Stop preparing a request, or what was prepared of it until `taken`; ignores ids it does not know."""
+        with self._changed:
+            token = self._tokens.get(request_id)
+            queued = self._unqueue(token) if token is not None else False
+        if token is not None:
+            token.cancel()
+        if queued:
+            self._deliver(request_id, Cancelled("the request was cancelled before it was looked at"))
+
+    def taken(self, request_id: str) -> None:
+        """What was delivered has found its place, where it can be cancelled from now on."""
+        with self._changed:
+            self._tokens.pop(request_id, None)
+
+    def close(self) -> None:
+        """Stop after the request in hand, whose token is set; what is queued is dropped without a word."""
+        with self._changed:
+            self._closed = True
+            self._queues.clear()
+            tokens = list(self._tokens.values())
+            self._changed.notify()
+        for token in tokens:
+            token.cancel()
+
+    def _unqueue(self, token: CancelToken) -> bool:
+        """Take the entry of `token` out of its queue; False if it is not in one."""
+        for client, entries in self._queues.items():
+            for entry in entries:
+                if entry.cancel is token:
+                    entries.remove(entry)
+                    if not entries:
+                        del self._queues[client]
+                    return True
+        return False
+
+    def _run(self) -> None:
+        while (entry := self._next()) is not None:
+            self._deliver(entry.request.request_id, self._outcome(entry))
+
+    def _next(self) -> _Entry | None:
+        """The next client's first request, as soon as there is one; its client goes to the end of the line."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queues or self._closed)
+            if self._closed:
+                return None
+            client, entries = self._queues.popitem(last=False)
+            entry = entries.popleft()
+            if entries:
+                self._queues[client] = entries
+            return entry
+
+    def _outcome(self, entry: _Entry) -> Chat | EdgeError:
+        try:
+            return self._prepare(entry.request, entry.cancel)
+        except EdgeError as error:
+            return error
+        except Exception as error:
+            logger.exception("request %s could not be prepared", entry.request.request_id)
+            return InternalError(f"{type(error).__name__} while the request was prepared; the server's log has more")

@@ -1,0 +1,128 @@
+"""The log of one chat: every token, of prompt and answer, where it stands, and the images behind the placeholders.
+
+It is all there is to know of a chat's past: what is in the KV cache follows from it. Knows no queue, no graph, no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.families.qwen3_vl.processor import VisionSpan
+from edge_runtime.vision.encoder import Encoding, VisionFeatures
+from edge_runtime.vision.pending import PendingPixels
+from edge_runtime.vision.plan import VisionRun
+
+
+@dataclass(slots=True, eq=False)
+class Media:
+    """One run of the vision encoder, an image or a pair of video frames, on its way into the cache.
+
+    It is planned, decoded, encoded, and let go: of each stage it holds what the next one needs, and no more.
+    """
+
+    span: VisionSpan
+    """Its tokens."""
+    run: VisionRun | None
+    """What to decode; None once that has been encoded."""
+    digest: bytes | None = None
+    """Of the pixels as the encoder gets them, and of how they are normalized: equal ones have equal features."""
+    pixels: PendingPixels | None = None
+    """Its frames on their way through the decoding process."""
+    encoding: Encoding | None = None
+    """Its patches on their way through the vision graph."""
+    features: VisionFeatures | None = None
+    """What came of it; None again once all its tokens are in the cache."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be encoded, or further encoded, without waiting for pixels."""
+        return self.encoding is not None or self.pixels is None or self.pixels.done()
+
+
+class TokenLog:
+    """The tokens of a chat, oldest first. Grows by `append`; owned by one chat."""
+
+    __slots__ = ("_ids", "_length", "_position_ids", "media", "num_prompt", "rope_delta", "starts_in_reasoning")
+
+    def __init__(
+        self,
+        input_ids: NDArray[np.int64],
+        media: Sequence[Media] = (),
+        *,
+        position_ids: NDArray[np.int64],
+        rope_delta: int,
+        starts_in_reasoning: bool,
+    ) -> None:
+        """A log that holds a prompt: `input_ids` [T], placeholders expanded, at `position_ids` [3, T].
+
+        The token at index i after the prompt has position i + `rope_delta` on every axis.
+        """
+        self._ids = input_ids
+        self._length = self.num_prompt = len(input_ids)
+        self._position_ids = position_ids
+        self.rope_delta = rope_delta
+        self.media = tuple(media)
+        """In the order of their tokens."""
+        self.starts_in_reasoning = starts_in_reasoning
+        """Whether the prompt ends inside an open `<think>`, as those of Thinking templates do."""
+
+    def __len__(self) -> int:
+        """How many tokens there are."""
+        return self._length
+
+    @property
+    def input_ids(self) -> NDArray[np.int64]:
+        """[T] the tokens of the prompt."""
+        return self._ids[: self.num_prompt]
+
+    @property
+    def output_ids(self) -> tuple[int, ...]:
+        """The tokens of the answer."""
+        return tuple(self._ids[self.num_prompt : self._length].tolist())
+
+    @property
+    def num_output(self) -> int:
+        """How many those are."""
+        return self._length - self.num_prompt
+
+    @property
+    def image_tokens(self) -> int:
+        """How many tokens of the prompt are image or video placeholders."""
+        return sum(media.span.grid.num_tokens for media in self.media)
+
+    @property
+    def next_media(self) -> Media | None:
+        """The first that is not encoded yet."""
+        return next((media for media in self.media if media.run is not None), None)
+
+    def append(self, token_id: int) -> None:
+        """Add a token of the answer."""
+        if self._length == len(self._ids):
+            self._ids = np.concatenate((self._ids, np.empty(max(64, self.num_output), np.int64)))
+        self._ids[self._length] = token_id
+        self._length += 1
+
+    def ids(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Tokens [stop - start] from index `start` on."""
+        return self._ids[start : min(stop, self._length)]
+
+    def position_ids(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Position ids [3, stop - start] of the tokens from index `start` on, also of those that are still to come."""
+        in_prompt = self._position_ids[:, start:stop]
+        after = np.arange(max(start, self.num_prompt), stop) + self.rope_delta
+        return np.concatenate((in_prompt, np.broadcast_to(after, (3, len(after)))), axis=1)
+
+    def lacks_features(self, stop: int) -> bool:
+        """Whether an image has to be encoded before the tokens up to index `stop` can be run."""
+        media = self.next_media
+        return media is not None and media.span.start < stop
+
+    def drop_features(self, num_cached: int) -> None:
+        """Let go of the features whose tokens are all among the first `num_cached`."""
+        for media in self.media:
+            if media.span.stop <= num_cached:
+                media.features = None

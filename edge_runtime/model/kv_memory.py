@@ -1,0 +1,55 @@
+"""The memory of keys and values: blocks of a fixed number of tokens, in one array per layer and kind.
+
+Knows neither who holds which block (kv_cache.py) nor what is computed from them.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edge_runtime.errors import InternalError
+from edge_runtime.model.graph import Array
+
+Rows = tuple[np.dtype[np.generic], tuple[int, ...]]
+"""Type and shape of what one head keeps of one token: [head_dim] of a key or value, [] of a scale."""
+
+
+class KVMemory:
+    """`num_blocks` blocks, each with the keys and values of `block_size` tokens over all layers."""
+
+    def __init__(self, rows: Mapping[str, Rows], num_heads: int, num_blocks: int, block_size: int) -> None:
+        """`rows`: by name of a graph's input, what it keeps. Takes memory only once a token is written there."""
+        self.arrays: dict[str, Array] = {
+            name: _pages((num_blocks, num_heads, block_size, *shape), dtype) for name, (dtype, shape) in rows.items()
+        }
+        """By name: [num_blocks, num_heads, block_size, ...]."""
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        """Copy the first `num_tokens` of the block `source` into `target`."""
+        for array in self.arrays.values():
+            array[target, :, :num_tokens] = array[source, :, :num_tokens]
+
+    def dump(self, block: int, num_tokens: int) -> list[Array]:
+        """A copy of the first `num_tokens` of a block: per array [num_heads, num_tokens, ...], in order of `arrays`."""
+        return [array[block, :, :num_tokens].copy() for array in self.arrays.values()]
+
+    def load(self, block: int, saved: Sequence[Array]) -> None:
+        """Write what `dump` gave to the start of a block. Raises `InternalError` for what another memory gave."""
+        places = [array[block, :, : values.shape[1]] for array, values in zip(self.arrays.values(), saved, strict=True)]
+        for place, values in zip(places, saved, strict=True):
+            if place.shape != values.shape or place.dtype != values.dtype:
+                raise InternalError(
+                    f"keys and values {values.dtype} {list(values.shape)} do not fit a block of {place.dtype} "
+                    f"{list(place.shape)}"
+                )
+        for place, values in zip(places, saved, strict=True):
+            place[:] = values
+
+
+def _pages(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    """Anonymous pages: zeros that take no memory until they are written."""
+    return np.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype=dtype).reshape(shape)

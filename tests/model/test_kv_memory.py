@@ -1,0 +1,104 @@
+"""Blocks of keys and values can be copied, saved and brought back, to the bit, and by any lease that has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_kernels.library import KernelLibrary
+from edge_runtime.devices.profile import KVDtype
+from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
+from edge_runtime.engine.model_runner import Step
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.errors import InternalError
+from edge_runtime.model.bundle import open_bundle
+from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.conversation import Message
+from edge_runtime.model.graph import GraphSettings
+from edge_runtime.model.kv_cache import PagedLease
+from edge_runtime.model.kv_memory import KVMemory
+from edge_runtime.model.ragged_decoder import BLOCK_SIZE, RaggedDecoder
+from edge_runtime.vision.image import ImageLimits
+
+ROWS = {"key": (np.dtype(np.int8), (4,)), "key_scale": (np.dtype(np.float32), ())}
+
+
+def filled(num_blocks: int = 3) -> KVMemory:
+    memory = KVMemory(ROWS, num_heads=2, num_blocks=num_blocks, block_size=8)
+    rng = np.random.default_rng(0)
+    for array in memory.arrays.values():
+        array[:] = rng.integers(-100, 100, array.shape)
+    return memory
+
+
+def test_arrays_have_the_shape_the_graph_wants_and_start_as_zeros() -> None:
+    memory = KVMemory(ROWS, num_heads=2, num_blocks=3, block_size=8)
+    assert {name: (array.shape, str(array.dtype)) for name, array in memory.arrays.items()} == {
+        "key": ((3, 2, 8, 4), "int8"),
+        "key_scale": ((3, 2, 8), "float32"),
+    }
+    assert not any(array.any() for array in memory.arrays.values())
+
+
+@pytest.mark.parametrize("num_tokens", [1, 5, 8])
+def test_copy_takes_the_first_tokens_and_leaves_the_rest(num_tokens: int) -> None:
+    memory, before = filled(), filled()
+    memory.copy(0, 2, num_tokens)
+    for name, array in memory.arrays.items():
+        old = before.arrays[name]
+        assert np.array_equal(array[2, :, :num_tokens], old[0, :, :num_tokens])
+        assert np.array_equal(array[2, :, num_tokens:], old[2, :, num_tokens:])
+        assert np.array_equal(array[:2], old[:2])
+
+
+@pytest.mark.parametrize("num_tokens", [1, 5, 8])
+def test_what_was_saved_comes_back_in_another_block(num_tokens: int) -> None:
+    memory, other = filled(), KVMemory(ROWS, num_heads=2, num_blocks=1, block_size=20)
+    saved = memory.dump(1, num_tokens)
+    memory.load(0, saved)
+    other.load(0, saved)
+    for name, array in memory.arrays.items():
+        assert np.array_equal(array[0, :, :num_tokens], array[1, :, :num_tokens])
+        assert np.array_equal(other.arrays[name][0, :, :num_tokens], array[1, :, :num_tokens])
+
+
+def test_what_another_memory_gave_is_refused_and_nothing_is_written() -> None:
+    memory = filled()
+    others = (
+        KVMemory(ROWS, num_heads=3, num_blocks=1, block_size=8),
+        KVMemory(ROWS, num_heads=2, num_blocks=1, block_size=9),
+        KVMemory({**ROWS, "key": (np.dtype(np.float16), (4,))}, num_heads=2, num_blocks=1, block_size=8),
+    )
+    for other in others:
+        with pytest.raises(InternalError, match="do not fit a block"):
+            memory.load(0, other.dump(0, other.arrays["key"].shape[2]))
+    assert all(np.array_equal(array, filled().arrays[name]) for name, array in memory.arrays.items())
+
+
+@pytest.mark.parametrize("kv_dtype", ["fp32", "fp16", "int8"])
+def test_a_chat_goes_on_from_blocks_that_another_has_written(
+    tiny_bundle_edge: Path, kernel_library: KernelLibrary, kv_dtype: KVDtype
+) -> None:
+    settings = RunnerSettings(1024, 2048, None, GraphSettings(2, kernels=kernel_library), ImageLimits(), kv_dtype)
+    runner = BundleRunner(open_bundle(tiny_bundle_edge), settings)
+    decoder = runner._decoder
+    assert isinstance(decoder, RaggedDecoder)
+    log = runner.prepare(GenerationRequest("r", (Message("user", "word " * 40),)))
+    total = log.num_prompt
+    assert BLOCK_SIZE < total < 4 * BLOCK_SIZE
+    first, second = (runner.kv_cache.lease(total) for _ in range(2))
+    assert isinstance(first, PagedLease)
+    assert isinstance(second, PagedLease)
+    (whole,) = runner.forward([Step(log, log.input_ids, first, 1, CancelToken())])
+    for number, (source, target) in enumerate(zip(first.block_ids, second.block_ids, strict=True)):
+        if number % 2:
+            decoder.memory.copy(source, target, BLOCK_SIZE)
+        else:
+            decoder.memory.load(target, decoder.memory.dump(source, BLOCK_SIZE))
+    second.extend(total - 1)
+    (again,) = runner.forward([Step(log, log.ids(total - 1, total), second, 1, CancelToken())])
+    assert whole is not None
+    assert again is not None
+    assert np.array_equal(whole.rows, again.rows)
