@@ -53,7 +53,7 @@ HOMES = {
     ("edge_runtime", "onnxruntime"): "model/graph.py",
     ("edge_runtime", "zmq"): "serving/",
     ("edge_export", "onnxruntime"): "verify/ort.py",
-    ("edge_export", "huggingface_hub"): "checkpoint/hub.py",
+    ("edge_export", "huggingface_hub"): "checkpoint/source.py",
     ("edge_export", "onnx_ir"): "graph.py",
     ("edge_export", "torch"): "verify/",
     ("edge_export", "transformers"): "verify/",

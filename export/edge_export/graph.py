@@ -97,11 +97,7 @@ class GraphBuilder:
         """Add a node with `num_outputs` outputs, and return them."""
         self._import(domain)
         node = ir.node(op_type, inputs, attributes=attributes, domain=domain, num_outputs=num_outputs)
-        node.name = self._unique("/" + "/".join((*self._scope, op_type)))
-        for index, value in enumerate(node.outputs):
-            value.name = f"{node.name}/output_{index}"
-        self._graph.append(node)
-        return tuple(node.outputs)
+        return self._append(node, op_type)
 
     def when(
         self, condition: Value, name: str, body: Callable[[GraphBuilder], Sequence[Value]], widths: Sequence[int]
@@ -116,11 +112,7 @@ class GraphBuilder:
         otherwise._graph.outputs.extend(otherwise.op("Identity", [value]) for value in empty)
         branches = {"then_branch": then._graph, "else_branch": otherwise._graph}
         node = ir.node("If", [condition], attributes=branches, num_outputs=len(widths))
-        node.name = self._unique("/" + "/".join((*self._scope, name, "If")))
-        for index, value in enumerate(node.outputs):
-            value.name = f"{node.name}/output_{index}"
-        self._graph.append(node)
-        return tuple(node.outputs)
+        return self._append(node, f"{name}/If")
 
     def constant(self, array: NDArray[Any]) -> Value:
         """A small constant stored in the graph itself; equal ones are shared."""
@@ -172,7 +164,13 @@ class GraphBuilder:
         self._graph.register_initializer(value)
         return value
 
-    def _unique(self, name: str) -> str:
-        count = self._names.get(name, 0)
-        self._names[name] = count + 1
-        return name if count == 0 else f"{name}_{count}"
+    def _append(self, node: ir.Node, name: str) -> tuple[Value, ...]:
+        """Add `node` under a path that no other has, and return its outputs."""
+        path = "/" + "/".join((*self._scope, name))
+        count = self._names.get(path, 0)
+        self._names[path] = count + 1
+        node.name = path if count == 0 else f"{path}_{count}"
+        for index, value in enumerate(node.outputs):
+            value.name = f"{node.name}/output_{index}"
+        self._graph.append(node)
+        return tuple(node.outputs)

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from edge_export.checkpoint.hub import resolve_source
 from edge_export.checkpoint.json_file import JsonObject
-from edge_export.checkpoint.name import model_name
+from edge_export.checkpoint.source import model_name, resolve_source
 
 
 def name(source: str | Path, folder: Path | None = None, **config: Any) -> str:

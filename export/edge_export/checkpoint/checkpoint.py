@@ -9,15 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from edge_export.checkpoint.chat_template import read_chat_template
 from edge_export.checkpoint.generation import read_generation_defaults
 from edge_export.checkpoint.head import refuse_missing_head, settle_head
-from edge_export.checkpoint.hub import resolve_source
 from edge_export.checkpoint.json_file import read_json
-from edge_export.checkpoint.name import model_name
 from edge_export.checkpoint.shards import Warn, indexed_names, name_code, refuse_adapter_files
-from edge_export.checkpoint.token_names import read_special_tokens_map
-from edge_export.checkpoint.tokenizer import read_special_tokens
+from edge_export.checkpoint.source import model_name, resolve_source
+from edge_export.checkpoint.texts import read_chat_template
+from edge_export.checkpoint.tokenizer import read_special_tokens, read_special_tokens_map
 from edge_export.checkpoint.weights import Weights, check_tensors, open_weights
 from edge_export.families.qwen3_vl import family
 from edge_runtime.families.qwen3_vl.config import Architecture

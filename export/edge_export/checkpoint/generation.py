@@ -1,4 +1,4 @@
-"""`generation_config.json`: how a checkpoint wants its answers sampled. End tokens are read in `end_tokens.py`."""
+"""`generation_config.json`: how a checkpoint wants its answers sampled. End tokens are read in `tokenizer.py`."""
 
 from __future__ import annotations
 

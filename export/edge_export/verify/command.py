@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edge_export.checkpoint.hub import resolve_source
+from edge_export.checkpoint.source import resolve_source
 from edge_export.errors import OptionError
 from edge_export.verify.gate import PromptParity, run_gate
 from edge_export.verify.limits import limits_for

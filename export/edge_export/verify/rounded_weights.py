@@ -10,9 +10,8 @@ from pathlib import Path
 from edge_export.families.qwen3_vl.reference.ops import Array
 from edge_export.families.qwen3_vl.reference.weights import Use, Weights
 from edge_export.quantize import dequantize, quantize
+from edge_export.weight_writer import BITS
 from edge_runtime.model.manifest import Manifest, TensorFormat
-
-BITS = {"int4": 4, "int8": 8}
 
 
 class RoundedWeights(Weights):

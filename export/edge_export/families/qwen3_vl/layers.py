@@ -6,6 +6,7 @@ once, in decoder_graph.py and vision_graph.py. Names of weights are those of the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,32 +91,47 @@ class CachedAttention(Protocol):
         """Projections, head norms, rotary and attention of x [T, D] in module `self_attn`; [T, heads * head_dim]."""
 
 
-class Layers(Protocol):
+class Layers(ABC):
     """One flavour: the operators that layers are made of."""
 
     def rms_norm(self, parts: Parts, stream: Stream, path: str, size: int, eps: float) -> tuple[Stream, Value]:
         """The stream with nothing pending, and its RMSNorm [T, size]."""
+        with parts.module(path) as module:
+            return self.norm(module.graph, stream, [module.vector("weight", size)], eps)
 
     def layer_norm(self, parts: Parts, stream: Stream, path: str, size: int) -> tuple[Stream, Value]:
         """The stream with nothing pending, and its LayerNorm [T, size]."""
+        with parts.module(path) as module:
+            weights = [module.vector("weight", size), module.vector("bias", size)]
+            return self.norm(module.graph, stream, weights, LAYER_NORM_EPS)
 
+    @abstractmethod
+    def norm(self, g: GraphBuilder, stream: Stream, weights: list[Value], eps: float) -> tuple[Stream, Value]:
+        """The stream with nothing pending, and its norm [T, size]: RMSNorm by a weight, LayerNorm by one and a bias."""
+
+    @abstractmethod
     def linear(self, parts: Parts, x: Value, layer: Linear, activation: Activation = "none") -> Value:
         """Activation of x [T, in] times the layer's weight, transposed, plus its bias: [T, out]."""
 
+    @abstractmethod
     def add_linear(self, parts: Parts, stream: Stream, x: Value, layer: Linear) -> Stream:
         """The stream, with nothing pending, plus `linear` of x."""
 
+    @abstractmethod
     def gated(self, parts: Parts, x: Value, gate: Linear, up: Linear) -> Value:
         """silu(gate(x)) * up(x)."""
 
+    @abstractmethod
     def head(
         self, g: GraphBuilder, writer: WeightWriter, x: Value, name: str, head: Linear
     ) -> tuple[Value, StoredMatrix]:
         """Logits [R, vocab] of x [R, D], and where the head's weight `name` is stored."""
 
+    @abstractmethod
     def cached_attention(self, g: GraphBuilder, text: TextArchitecture, rotary: Rotary) -> CachedAttention:
         """Attention over the KV cache; adds the graph inputs it needs."""
 
+    @abstractmethod
     def full_attention(self, attn: Parts, qkv: Value, rotary: Rotary, query_rows: Value, num_heads: int) -> Value:
         """Attention of patches query_rows[0] up to query_rows[1] over all N of qkv [N, 3 * hidden]: [R, hidden].
 

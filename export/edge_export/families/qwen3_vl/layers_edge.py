@@ -7,15 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_export.families.qwen3_vl.layers import (
-    LAYER_NORM_EPS,
-    Activation,
-    CachedAttention,
-    Linear,
-    Parts,
-    Rotary,
-    Stream,
-)
+from edge_export.families.qwen3_vl.layers import Activation, CachedAttention, Layers, Linear, Parts, Rotary, Stream
 from edge_export.graph import EDGE, Attribute, GraphBuilder, Value
 from edge_export.packed_weights import write_gate_up, write_stacked
 from edge_export.weight_writer import BITS, StoredMatrix, WeightWriter
@@ -26,22 +18,20 @@ from edge_runtime.model.manifest import TensorFormat
 CACHE_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 
 
-class EdgeLayers:
+class EdgeLayers(Layers):
     """`Layers` of flavour `edge`; the decoder's keys and values are stored as `kv_dtype`."""
 
     def __init__(self, kv_dtype: KVDtype = "fp32") -> None:
         self._kv_dtype = kv_dtype
 
-    def rms_norm(self, parts: Parts, stream: Stream, path: str, size: int, eps: float) -> tuple[Stream, Value]:
-        """The stream with nothing pending, and its RMSNorm [T, size]."""
-        with parts.module(path) as module:
-            return _norm(module.graph, "RMSNorm", stream, [module.vector("weight", size)], eps)
-
-    def layer_norm(self, parts: Parts, stream: Stream, path: str, size: int) -> tuple[Stream, Value]:
-        """The stream with nothing pending, and its LayerNorm [T, size]."""
-        with parts.module(path) as module:
-            weights = [module.vector("weight", size), module.vector("bias", size)]
-            return _norm(module.graph, "LayerNorm", stream, weights, LAYER_NORM_EPS)
+    def norm(self, g: GraphBuilder, stream: Stream, weights: list[Value], eps: float) -> tuple[Stream, Value]:
+        """The stream with nothing pending, and its norm [T, size]: RMSNorm by a weight, LayerNorm by one and a bias."""
+        op_type = "RMSNorm" if len(weights) == 1 else "LayerNorm"
+        if stream.pending is None:
+            return stream, g.op(op_type, [stream.x, *weights], {"epsilon": eps}, domain=EDGE)
+        inputs = [stream.x, *weights, stream.pending]
+        normed, total = g.multi_op(op_type, inputs, 2, {"epsilon": eps}, domain=EDGE)
+        return Stream(total), normed
 
     def linear(self, parts: Parts, x: Value, layer: Linear, activation: Activation = "none") -> Value:
         """Activation of x [T, in] times the layer's weight, transposed, plus its bias: [T, out]."""
@@ -124,14 +114,6 @@ class PagedAttention:
         if self._kv_dtype != "int8":
             return pools, []
         return pools, [g.input(f"{kind}_scale.{layer}", np.float32, shape[:-1]) for kind in ("key", "value")]
-
-
-def _norm(g: GraphBuilder, op_type: str, stream: Stream, weights: list[Value], eps: float) -> tuple[Stream, Value]:
-    if stream.pending is None:
-        return stream, g.op(op_type, [stream.x, *weights], {"epsilon": eps}, domain=EDGE)
-    inputs = [stream.x, *weights, stream.pending]
-    normed, total = g.multi_op(op_type, inputs, 2, {"epsilon": eps}, domain=EDGE)
-    return Stream(total), normed
 
 
 def _linear_layer(parts: Parts, x: Value, layer: Linear, activation: Activation, residual: Value | None) -> Value:

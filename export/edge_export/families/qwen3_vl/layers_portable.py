@@ -7,15 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_export.families.qwen3_vl.layers import (
-    LAYER_NORM_EPS,
-    Activation,
-    CachedAttention,
-    Linear,
-    Parts,
-    Rotary,
-    Stream,
-)
+from edge_export.families.qwen3_vl.layers import Activation, CachedAttention, Layers, Linear, Parts, Rotary, Stream
 from edge_export.graph import MICROSOFT, GraphBuilder, Value
 from edge_export.weight_writer import BITS, StoredMatrix, WeightWriter
 from edge_runtime.families.qwen3_vl.config import TextArchitecture
@@ -25,28 +17,17 @@ INT8_ACTIVATIONS = 4
 """`MatMulNBits.accuracy_level`: activations are quantized to int8 per row and block. The fastest level on CPUs."""
 
 
-class PortableLayers:
+class PortableLayers(Layers):
     """`Layers` of flavour `portable`."""
 
-    def rms_norm(self, parts: Parts, stream: Stream, path: str, size: int, eps: float) -> tuple[Stream, Value]:
-        """The stream with nothing pending, and its RMSNorm [T, size]."""
-        with parts.module(path) as module:
-            weight = module.vector("weight", size)
-            if stream.pending is None:
-                return stream, _rms_norm(module.graph, stream.x, weight, eps)
-            inputs = [stream.x, stream.pending, weight]
-            outputs = _skip_norm(module.graph, "SkipSimplifiedLayerNormalization", inputs, eps)
-            return Stream(outputs[3]), outputs[0]
-
-    def layer_norm(self, parts: Parts, stream: Stream, path: str, size: int) -> tuple[Stream, Value]:
-        """The stream with nothing pending, and its LayerNorm [T, size]."""
-        with parts.module(path) as module:
-            g, scale, bias = module.graph, module.vector("weight", size), module.vector("bias", size)
-            if stream.pending is None:
-                attributes = {"axis": -1, "epsilon": LAYER_NORM_EPS}
-                return stream, g.op("LayerNormalization", [stream.x, scale, bias], attributes)
-            outputs = _skip_norm(g, "SkipLayerNormalization", [stream.x, stream.pending, scale, bias], LAYER_NORM_EPS)
-            return Stream(outputs[3]), outputs[0]
+    def norm(self, g: GraphBuilder, stream: Stream, weights: list[Value], eps: float) -> tuple[Stream, Value]:
+        """The stream with nothing pending, and its norm [T, size]: RMSNorm by a weight, LayerNorm by one and a bias."""
+        op_type = "SimplifiedLayerNormalization" if len(weights) == 1 else "LayerNormalization"
+        if stream.pending is None:
+            return stream, g.op(op_type, [stream.x, *weights], {"axis": -1, "epsilon": eps})
+        inputs = [stream.x, stream.pending, *weights]
+        normed, _, _, total = g.multi_op(f"Skip{op_type}", inputs, 4, {"epsilon": eps}, domain=MICROSOFT)
+        return Stream(total), normed
 
     def linear(self, parts: Parts, x: Value, layer: Linear, activation: Activation = "none") -> Value:
         """Activation of x [T, in] times the layer's weight, transposed, plus its bias: [T, out]."""
@@ -147,7 +128,8 @@ class GroupedQueryAttention:
         g, text = attn.graph, self._text
         heads = g.op("Reshape", [x, g.integers(-1, text.head_dim)])  # [T * heads, head_dim]
         with attn.module(norm) as module:
-            heads = _rms_norm(g, heads, module.vector("weight", text.head_dim), text.rms_norm_eps)
+            weights = [module.vector("weight", text.head_dim)]
+            _, heads = self._layers.norm(g, Stream(heads), weights, text.rms_norm_eps)
         return _rotate(g, g.op("Reshape", [heads, g.integers(1, -1, size)]), self._rotary)
 
 
@@ -168,15 +150,6 @@ def matmul(g: GraphBuilder, x: Value, name: str, weight: StoredMatrix, bias: Val
         "accuracy_level": INT8_ACTIVATIONS,
     }
     return g.op("MatMulNBits", inputs, attributes, domain=MICROSOFT)
-
-
-def _rms_norm(g: GraphBuilder, x: Value, weight: Value, eps: float) -> Value:
-    return g.op("SimplifiedLayerNormalization", [x, weight], {"axis": -1, "epsilon": eps})
-
-
-def _skip_norm(g: GraphBuilder, op_type: str, inputs: list[Value], eps: float) -> tuple[Value, ...]:
-    """Output 0 is the norm, output 3 the sum of the first two inputs."""
-    return g.multi_op(op_type, inputs, 4, {"epsilon": eps}, domain=MICROSOFT)
 
 
 def _rotate(g: GraphBuilder, x: Value, rotary: Rotary) -> Value:

@@ -1,13 +1,22 @@
-"""What a model is called: by its hub id, its folder, its model card or its config. Knows nothing of what it is."""
+"""SOURCE to a local folder, and what the model there is called. Knows nothing of what it is.
+
+`pocket` is the model that ships; what is no folder is an id on the Hugging Face hub.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from edge_export.checkpoint.json_file import JsonObject
-from edge_runtime.model.pocket import NAME
+from edge_export.errors import SourceError
+from edge_export.packages import require_packages
+from edge_runtime.errors import BundleError
+from edge_runtime.model.pocket import NAME, checkpoint
+
+WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "LICENSE*", "README.md"]
 
 MAX_LENGTH = 100
 MAX_FRONT_MATTER_BYTES = 1 << 16
@@ -20,6 +29,35 @@ _NAMELESS = re.compile(
 """Folder names that say what is in them and not which model it is."""
 
 _CARD_NAME = re.compile(r"^model_name:[ \t]*(.+)$", re.MULTILINE)
+
+
+def resolve_source(source: str) -> Path:
+    """The folder of a checkpoint, downloaded first (into huggingface_hub's cache) where `source` is a hub id.
+
+    Raises `SourceError` if it is neither.
+    """
+    if source == NAME:
+        return _pocket()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise SourceError(
+            f"{source} is not a folder; give a checkpoint folder, a hub id such as Qwen/Qwen3-VL-2B-Instruct, or "
+            f"{NAME}, the model that ships"
+        )
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the import: it asks for files, and tells no more
+    require_packages(("huggingface_hub",))
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, and needed only here
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=WANTED_FILES))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise SourceError(
+            f"{source} is not a folder, and the hub did not give a model of that name ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); check the name and the connection, or give a local folder"
+        ) from error
 
 
 def model_name(source: str, folder: Path, config: JsonObject) -> str:
@@ -36,6 +74,13 @@ def model_name(source: str, folder: Path, config: JsonObject) -> str:
     if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):  # the hub's own cache
         return folder.parents[1].name.rpartition("--")[2]
     return next(filter(_is_name, _candidates(folder, config)), folder.name or "model")
+
+
+def _pocket() -> Path:
+    try:
+        return checkpoint()
+    except BundleError as error:
+        raise SourceError(str(error)) from error
 
 
 def _candidates(folder: Path, config: JsonObject) -> Iterator[str]:
