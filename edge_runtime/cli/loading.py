@@ -14,8 +14,7 @@ from edge_runtime.engine.load import load_engine, plan_bundle
 from edge_runtime.engine.request import DEFAULT_MAX_TOKENS
 from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.manifest import Manifest
-from edge_runtime.serving.messages import VideoSampling
-from edge_runtime.serving.settings import ModelInfo
+from edge_runtime.serving.messages import ModelInfo, VideoSampling
 
 QUESTION_TOKENS = 512
 """Room for words that is kept beside a clip, in addition to an answer's."""
@@ -50,7 +49,7 @@ class PlannedBundle:
         """What a server tells about the model."""
         manifest = self.bundle.manifest
         return ModelInfo(
-            name=manifest.name,
+            model=manifest.name,
             flavour=manifest.flavour,
             max_context=self.plan.context_tokens,
             max_pixels=min(self.plan.max_pixels, manifest.image_processor.max_pixels),

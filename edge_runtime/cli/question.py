@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -19,7 +18,7 @@ from edge_runtime.errors import BadImage, BadPrompt
 from edge_runtime.families.qwen3_vl.processor import PixelRange, image_target_size
 from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart
 from edge_runtime.serving.images import image_part
-from edge_runtime.serving.messages import VideoSampling
+from edge_runtime.serving.messages import ModelInfo, VideoSampling
 from edge_runtime.vision.image import ImageLimits, image_size
 from edge_runtime.vision.video import Clip, sample_clip, silence_decoder
 
@@ -28,19 +27,6 @@ Say = Callable[[str], None]
 
 _TEMPLATE_TOKENS = 64
 _NO_LIMIT = 1 << 62
-
-
-class Served(Protocol):
-    """What an `InfoReply`, or the `ModelInfo` behind it, says of the one who answers."""
-
-    @property
-    def max_context(self) -> int: ...  # noqa: D102
-
-    @property
-    def max_pixels(self) -> int: ...  # noqa: D102
-
-    @property
-    def video(self) -> VideoSampling: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +46,7 @@ class Question:
         """Whether it is about images or a video."""
         return bool(self.images) or self.video is not None
 
-    def messages(self, served: Served | None, say: Say | None) -> tuple[Message, ...]:
+    def messages(self, served: ModelInfo | None, say: Say | None) -> tuple[Message, ...]:
         """The chat: system message; images, video, prompt. Raises `BadImage` for files that cannot be read.
 
         `served` may be None where nobody needs to be told of shrunk images, and there is no video; `say`, to be told
@@ -88,7 +74,7 @@ class Question:
         question = Message("user", (*parts, TextPart(self.prompt)))
         return (question,) if self.system is None else (Message("system", (TextPart(self.system),)), question)
 
-    def _clip_limits(self, served: Served, images: list[tuple[int, int]]) -> VideoSampling:
+    def _clip_limits(self, served: ModelInfo, images: list[tuple[int, int]]) -> VideoSampling:
         """What the clip may take, in a context that also holds the words, the images, and the answer."""
         video = served.video
         if self.max_pixels is not None:
@@ -108,7 +94,7 @@ class Question:
 _Size = tuple[int, int]
 
 
-def _image_sizes(part: ImagePart, served: Served, max_pixels: int | None) -> tuple[_Size, _Size, _Size]:
+def _image_sizes(part: ImagePart, served: ModelInfo, max_pixels: int | None) -> tuple[_Size, _Size, _Size]:
     """(height, width) of an image as it is, as the model gets it, and as it would if pixels were not counted."""
     factor = served.video.patch_size * served.video.spatial_merge_size
     try:
@@ -120,7 +106,7 @@ def _image_sizes(part: ImagePart, served: Served, max_pixels: int | None) -> tup
     return source, image_target_size(*source, factor, PixelRange(1, cap)), natural
 
 
-def _remarks(clip: Clip, path: Path, served: Served) -> list[str]:
+def _remarks(clip: Clip, path: Path, served: ModelInfo) -> list[str]:
     """What became of a clip, where that is not what anybody would expect."""
     remarks, num_taken = [], len(clip.part.frames)
     factor = served.video.patch_size * served.video.spatial_merge_size

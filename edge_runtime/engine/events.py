@@ -1,9 +1,15 @@
-"""What the engine says about a request: any number of `Delta`, then exactly one `Finished` or `Failed`."""
+"""What the engine says about a request: any number of `Delta`, then exactly one `Finished` or `Failed`.
+
+All but `Failed`, which holds an exception, are messages of the wire as they are (docs/protocol.md): a field added later
+has a default, and `request_id` is `id` there.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from edge_runtime.errors import EdgeError
 
@@ -12,8 +18,7 @@ FinishReason = Literal["stop", "length", "repetition"]
 """stop: an end token or a stop string; length: max_tokens; repetition: the answer only repeated itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(msgspec.Struct, frozen=True):
     """Natural-log probability of a chosen token, and of the likeliest tokens at its place.
 
     The model's own, before penalties, temperature and truncation.
@@ -21,11 +26,10 @@ class TokenLogprob:
 
     token_id: int
     logprob: float
-    top: tuple[tuple[int, float], ...]
+    top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(msgspec.Struct, frozen=True):
     """Where the time of a request went, in milliseconds of wall clock, and what it covered.
 
     With several chats in flight the runs of others come in between, so the parts add up to less than `total_ms`.
@@ -48,33 +52,35 @@ class Timings:
     output_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", rename={"request_id": "id"}):
+    request_id: str
+
+
+class Delta(_Event, frozen=True, tag="delta"):
     """New text, valid UTF-8, of one channel. `token_ids` are all tokens drawn since the last delta.
 
     The last delta may have no text: then it carries the tokens, such as the end token, that say nothing.
     """
 
-    request_id: str
     text: str
-    channel: Channel
-    token_ids: tuple[int, ...]
+    channel: str = "answer"
+    """A `Channel`; a server newer than its client may have more of them."""
+    token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(_Event, frozen=True, tag="finished"):
     """The request ended with an answer; `text`, `reasoning` and `token_ids` are those of the deltas joined.
 
     `token_ids` are all tokens drawn: of both channels, with think tokens, the end token or a stop string's tokens.
     """
 
-    request_id: str
     text: str
-    reasoning: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    timings: Timings
+    finish_reason: str
+    """A `FinishReason`, or one that this client does not know yet."""
+    reasoning: str = ""
+    token_ids: tuple[int, ...] = ()
+    timings: Timings = Timings()
 
 
 @dataclass(frozen=True, slots=True)

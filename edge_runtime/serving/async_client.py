@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from typing import Any
 
-from edge_runtime.engine.events import Delta, Failed, Finished
+from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import SamplingParams
-from edge_runtime.errors import Cancelled
 from edge_runtime.serving import messages as wire
-from edge_runtime.serving.address import DEFAULT_ADDRESS
+from edge_runtime.serving.base_client import BaseClient, BaseStream, info_of
 from edge_runtime.serving.chat import Chat
-from edge_runtime.serving.client_core import Reply, Timeouts
-from edge_runtime.serving.conversion import request_frames
+from edge_runtime.serving.client_core import Reply
 from edge_runtime.serving.images import ImageSource, question
 from edge_runtime.serving.link import Link
 
@@ -40,18 +36,15 @@ class Result:
         return self
 
 
-class AsyncStream:
+class AsyncStream(BaseStream):
     """One answer as it comes: iterate over its deltas, then await `result`.
 
     Leaving early, by `close`, an `async with` block or the cancellation of the task that waits, cancels the request.
     """
 
-    def __init__(self, client: AsyncClient, link: Link, request_id: str) -> None:
-        self.request_id = request_id
-        self._client = client  # a client that is collected closes its link
-        self._link = link
+    def __init__(self, client: BaseClient, link: Link, request_id: str) -> None:
+        super().__init__(client, link, request_id)
         self._replies = _Replies()
-        self._ending: Finished | Failed | None = None
 
     def deliver(self, reply: Reply) -> None:
         """Take a reply from the link's thread."""
@@ -65,20 +58,7 @@ class AsyncStream:
     async def _whole(self) -> Finished:
         async for _ in self:
             pass
-        if isinstance(self._ending, Finished):
-            return self._ending
-        assert self._ending is not None
-        raise self._ending.error
-
-    def cancel(self) -> None:
-        """Ask the server to stop; iterating then raises `Cancelled`, or ends if the answer was quicker."""
-        self._link.cancel(self.request_id)
-
-    def close(self) -> None:
-        """Cancel the request unless it has ended. Idempotent, and never waits."""
-        if self._ending is None:
-            self._ending = Failed(self.request_id, Cancelled("the stream was closed before the answer was complete"))
-            self._link.forget(self.request_id)
+        return self._answer()
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         """The deltas in order."""
@@ -93,13 +73,9 @@ class AsyncStream:
         except BaseException:  # the task was cancelled: nobody will read the rest
             self.close()
             raise
-        if isinstance(reply, Delta):
-            return reply
-        assert isinstance(reply, (Finished, Failed))
-        self._ending = reply
-        if isinstance(reply, Failed):
-            raise reply.error
-        raise StopAsyncIteration
+        if (delta := self._delta(reply)) is None:
+            raise StopAsyncIteration
+        return delta
 
     async def __aenter__(self) -> AsyncStream:
         """Close it at the end of the block."""
@@ -110,7 +86,7 @@ class AsyncStream:
         self.close()
 
 
-class AsyncClient:
+class AsyncClient(BaseClient):
     """A link to one server. Connects at the first request, and again at the next one after the server was lost.
 
     async with AsyncClient() as client:
@@ -118,12 +94,6 @@ class AsyncClient:
         async for delta in client.generate(messages, max_tokens=200):
             print(delta.text, end="")
     """
-
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeouts: Timeouts | None = None) -> None:
-        """Raises `BadParameter` for an address that is malformed or not on this machine."""
-        self._link = Link(address, Timeouts() if timeouts is None else timeouts)
-        self._numbers = itertools.count(1)
-        self._close = weakref.finalize(self, self._link.close)
 
     def generate(self, messages: Chat, options: SamplingParams | None = None, **fields: Any) -> AsyncStream:
         """Ask for an answer and stream it. Pixels are copied, so the caller may reuse its arrays at once.
@@ -133,11 +103,7 @@ class AsyncClient:
         or both; `sampling` stands for those of `SamplingParams`, and `stop` is one string or several.
         Raises `BadParameter`, `BadPrompt` or `BadImage` for what can be seen here; the stream raises everything else.
         """
-        request_id = str(next(self._numbers))
-        frames = request_frames(request_id, messages, options, fields)
-        stream = AsyncStream(self, self._link, request_id)
-        self._link.start(request_id, frames, stream.deliver)
-        return stream
+        return self._begin(AsyncStream, messages, options, fields)
 
     async def ask(
         self,
@@ -157,14 +123,9 @@ class AsyncClient:
 
     async def info(self) -> wire.InfoReply:
         """What the server serves, and its limits. Raises `ConnectionLost` if there is none."""
-        request_id = str(next(self._numbers))
         replies = _Replies()
-        self._link.start(request_id, [wire.encode(wire.Info(id=request_id))], replies.put)
-        reply = await replies.get()
-        if isinstance(reply, Failed):
-            raise reply.error
-        assert isinstance(reply, wire.InfoReply)
-        return reply
+        self._begin_info(replies.put)
+        return info_of(await replies.get())
 
     async def close(self) -> None:
         """Disconnect; what is in flight fails with `ConnectionLost`, and the server cancels it. Idempotent."""

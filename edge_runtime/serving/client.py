@@ -5,36 +5,29 @@ The work is done by `Link`'s background thread; here is only what blocks.
 
 from __future__ import annotations
 
-import itertools
 import queue
-import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from edge_runtime.engine.events import Delta, Failed, Finished
+from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import SamplingParams
-from edge_runtime.errors import Cancelled
 from edge_runtime.serving import messages as wire
-from edge_runtime.serving.address import DEFAULT_ADDRESS
+from edge_runtime.serving.base_client import BaseClient, BaseStream, info_of
 from edge_runtime.serving.chat import Chat
-from edge_runtime.serving.client_core import Reply, Timeouts
-from edge_runtime.serving.conversion import request_frames
+from edge_runtime.serving.client_core import Reply
 from edge_runtime.serving.images import ImageSource, question
 from edge_runtime.serving.link import Link
 
 
-class Stream:
+class Stream(BaseStream):
     """One answer as it comes: iterate over its deltas, then read `result`.
 
     Leaving early, by `close`, a `with` block or Ctrl-C while waiting, cancels the request.
     """
 
-    def __init__(self, client: Client, link: Link, request_id: str) -> None:
-        self.request_id = request_id
-        self._client = client  # a client that is collected closes its link
-        self._link = link
+    def __init__(self, client: BaseClient, link: Link, request_id: str) -> None:
+        super().__init__(client, link, request_id)
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-        self._ending: Finished | Failed | None = None
 
     def deliver(self, reply: Reply) -> None:
         """Take a reply from the link's thread."""
@@ -45,23 +38,7 @@ class Stream:
         """The whole answer, once it is there; reads the rest of the stream first. Raises as iterating does."""
         for _ in self:
             pass
-        if isinstance(self._ending, Finished):
-            return self._ending
-        assert self._ending is not None
-        raise self._ending.error
-
-    def cancel(self) -> None:
-        """Ask the server to stop; iterating then raises `Cancelled`, or ends if the answer was quicker.
-
-        May be called from any thread.
-        """
-        self._link.cancel(self.request_id)
-
-    def close(self) -> None:
-        """Cancel the request unless it has ended. Idempotent."""
-        if self._ending is None:
-            self._ending = Failed(self.request_id, Cancelled("the stream was closed before the answer was complete"))
-            self._link.forget(self.request_id)
+        return self._answer()
 
     def __iter__(self) -> Iterator[Delta]:
         """The deltas in order."""
@@ -76,13 +53,9 @@ class Stream:
         except BaseException:  # Ctrl-C: nobody will read the rest
             self.close()
             raise
-        if isinstance(reply, Delta):
-            return reply
-        assert isinstance(reply, (Finished, Failed))
-        self._ending = reply
-        if isinstance(reply, Failed):
-            raise reply.error
-        raise StopIteration
+        if (delta := self._delta(reply)) is None:
+            raise StopIteration
+        return delta
 
     def __enter__(self) -> Stream:
         """Close it at the end of the block."""
@@ -93,7 +66,7 @@ class Stream:
         self.close()
 
 
-class Client:
+class Client(BaseClient):
     """A link to one server. Connects at the first request, and again at the next one after the server was lost.
 
     with Client() as client:
@@ -101,12 +74,6 @@ class Client:
         for delta in client.generate(messages, max_tokens=200):
             print(delta.text, end="")
     """
-
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeouts: Timeouts | None = None) -> None:
-        """Raises `BadParameter` for an address that is malformed or not on this machine."""
-        self._link = Link(address, Timeouts() if timeouts is None else timeouts)
-        self._numbers = itertools.count(1)
-        self._close = weakref.finalize(self, self._link.close)
 
     def generate(self, messages: Chat, options: SamplingParams | None = None, **fields: Any) -> Stream:
         """Ask for an answer and stream it. Pixels are copied, so the caller may reuse its arrays at once.
@@ -116,11 +83,7 @@ class Client:
         or both; `sampling` stands for those of `SamplingParams`, and `stop` is one string or several.
         Raises `BadParameter`, `BadPrompt` or `BadImage` for what can be seen here; the stream raises everything else.
         """
-        request_id = str(next(self._numbers))
-        frames = request_frames(request_id, messages, options, fields)
-        stream = Stream(self, self._link, request_id)
-        self._link.start(request_id, frames, stream.deliver)
-        return stream
+        return self._begin(Stream, messages, options, fields)
 
     def ask(
         self,
@@ -140,14 +103,9 @@ class Client:
 
     def info(self) -> wire.InfoReply:
         """What the server serves, and its limits. Raises `ConnectionLost` if there is none."""
-        request_id = str(next(self._numbers))
         replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-        self._link.start(request_id, [wire.encode(wire.Info(id=request_id))], replies.put)
-        reply = replies.get()
-        if isinstance(reply, Failed):
-            raise reply.error
-        assert isinstance(reply, wire.InfoReply)
-        return reply
+        self._begin_info(replies.put)
+        return info_of(replies.get())
 
     def close(self) -> None:
         """Disconnect; what is in flight fails with `ConnectionLost`, and the server cancels it. Idempotent."""

@@ -13,7 +13,7 @@ from edge_runtime.engine.events import Delta, Failed, Finished
 from edge_runtime.errors import BadParameter, ConnectionLost, EdgeError, ProtocolError, TimedOut
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import why_unreachable
-from edge_runtime.serving.conversion import event_from_wire
+from edge_runtime.serving.conversion import error_from_wire
 
 logger = logging.getLogger(__name__)
 
@@ -95,20 +95,20 @@ class ClientCore:
             message = wire.decode_server_message(frames[0])
         except ValueError as error:
             return self._not_understood(frames[0], str(error))
-        if isinstance(message, wire.Failed) and not message.id:
+        if isinstance(message, wire.Failed) and not message.request_id:
             logger.warning("the server complains: %s (%s)", message.message, message.code)
-        if isinstance(message, wire.Pong) or message.id not in self._waiting:
+        if isinstance(message, wire.Pong) or message.request_id not in self._waiting:
             return []
         if isinstance(message, wire.Accepted):
             self._ping_interval_s = min(_MAX_PING_INTERVAL_S, message.client_timeout_s / 4)
             self._next_ping_s = min(self._next_ping_s, now_s + self._ping_interval_s)
-            self._waiting[message.id] = _Waiting("first token", now_s, self._timeouts.first_token_s, TimedOut)
+            self._waiting[message.request_id] = _Waiting("first token", now_s, self._timeouts.first_token_s, TimedOut)
             return []
-        if isinstance(message, wire.Delta):
-            self._waiting[message.id] = _Waiting("next token", now_s, self._timeouts.idle_s, TimedOut)
-            return [event_from_wire(message)]
-        del self._waiting[message.id]
-        return [message if isinstance(message, wire.InfoReply) else event_from_wire(message)]
+        if isinstance(message, Delta):
+            self._waiting[message.request_id] = _Waiting("next token", now_s, self._timeouts.idle_s, TimedOut)
+            return [message]
+        del self._waiting[message.request_id]
+        return [Failed(message.request_id, error_from_wire(message)) if isinstance(message, wire.Failed) else message]
 
     def tick(self, now_s: float) -> tuple[list[wire.ClientMessage], list[Reply]]:
         """What the passing of time brings: messages to send, and requests that have waited too long."""
@@ -117,7 +117,7 @@ class ClientCore:
         for request_id, waiting in list(self._waiting.items()):
             if now_s >= waiting.due_s:
                 del self._waiting[request_id]
-                messages.append(wire.Cancel(id=request_id))
+                messages.append(wire.Cancel(request_id=request_id))
                 replies.append(Failed(request_id, self._too_late(waiting)))
         if not self.idle and now_s >= self._next_ping_s:
             self._next_ping_s = now_s + self._ping_interval_s
@@ -156,8 +156,8 @@ class ClientCore:
     def _not_understood(self, header: bytes, why: str) -> list[Reply]:
         """A message of a newer server is ignored; a known one that is damaged fails its request."""
         found = wire.peek(header)
-        if found.type not in _NEEDED_TYPES or found.id not in self._waiting:
+        if found.type not in _NEEDED_TYPES or found.request_id not in self._waiting:
             logger.warning("ignored a message of the server: %s", why)
             return []
-        del self._waiting[found.id]
-        return [Failed(found.id, ProtocolError(f"the server sent a damaged {found.type!r} message: {why}"))]
+        del self._waiting[found.request_id]
+        return [Failed(found.request_id, ProtocolError(f"the server sent a damaged {found.type!r} message: {why}"))]

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edge_runtime.engine.events import Event, Failed
+from edge_runtime.engine.events import Delta, Event, Failed, Finished
 from edge_runtime.errors import Cancelled, EdgeError
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.conversion import event_to_wire
@@ -142,7 +142,7 @@ class Connections:
         if isinstance(event, Failed) and isinstance(event.error, Cancelled) and request.reason is not None:
             event = Failed(event.request_id, request.reason)
         message = event_to_wire(event, request.client_id)
-        if isinstance(message, wire.Delta):
+        if isinstance(message, Delta):
             if request.reason is None:
                 self.post(request.connection.identity, message)
             return
@@ -150,7 +150,7 @@ class Connections:
         if request.connection.gone:
             self._tally.lost += 1
             return
-        if isinstance(message, wire.Finished):
+        if isinstance(message, Finished):
             self._tally.finished += 1
         else:
             self._tally.failed += 1

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime import errors
-from edge_runtime.engine.events import Channel, Delta, Event, Failed, Finished, FinishReason, Timings, TokenLogprob
+from edge_runtime.engine.events import Delta, Event, Failed, Finished
 from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
 from edge_runtime.errors import BadImage, EdgeError, ProtocolError
 from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart, VideoPart
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.chat import ROLES, Chat, messages_of, stop_strings
-from edge_runtime.serving.limits import DEFAULT_LIMITS
 
 # ---- requests: wire -> engine ----------------------------------------------------------------------------------
 
@@ -31,7 +30,9 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
         raise ProtocolError(f"protocol version {header.protocol} is not served, only {wire.PROTOCOL_VERSION}")
     pictures = _Pictures(frames)
     messages = tuple(_message_from_wire(message, pictures) for message in header.messages)
-    return GenerationRequest(header.id, messages, msgspec.convert(header, GenerationOptions, from_attributes=True))
+    return GenerationRequest(
+        header.request_id, messages, msgspec.convert(header, GenerationOptions, from_attributes=True)
+    )
 
 
 def _message_from_wire(message: wire.ChatMessage, pictures: _Pictures) -> Message:
@@ -93,10 +94,9 @@ def request_frames(
     request = GenerationRequest(request_id, messages_of(messages), options, **fields)
     header, frames = request_to_wire(request)
     encoded = wire.encode(header)
-    if len(encoded) > DEFAULT_LIMITS.max_header_bytes:
+    if len(encoded) > (most := wire.DEFAULT_LIMITS.max_header_bytes):
         raise errors.BadPrompt(
-            f"the text of the request takes {len(encoded)} bytes; a server takes {DEFAULT_LIMITS.max_header_bytes}: "
-            "send less text"
+            f"the text of the request takes {len(encoded)} bytes; a server takes {most}: send less text"
         )
     return [encoded, *frames]
 
@@ -108,7 +108,7 @@ def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[byt
     """
     frames: list[bytes] = []
     header = wire.Generate(
-        id=request.request_id,
+        request_id=request.request_id,
         messages=tuple(
             wire.ChatMessage(role=message.role, content=tuple(_part_to_wire(part, frames) for part in message.content))
             for message in request.messages
@@ -147,55 +147,16 @@ def _picture_to_wire(data: bytes | NDArray[np.uint8], frames: list[bytes]) -> wi
 # ---- events ----------------------------------------------------------------------------------------------------
 
 
-def event_to_wire(event: Event, client_id: str) -> wire.Delta | wire.Finished | wire.Failed:
+def event_to_wire(event: Event, client_id: str) -> Delta | Finished | wire.Failed:
     """What the client with its own id for the request is told."""
-    if isinstance(event, Delta):
-        logprobs = event.logprobs
-        return wire.Delta(
-            id=client_id,
-            text=event.text,
-            channel=event.channel,
-            token_ids=event.token_ids,
-            logprobs=None if logprobs is None else tuple(_convert(item, wire.TokenLogprob) for item in logprobs),
-        )
-    if isinstance(event, Finished):
-        return wire.Finished(
-            id=client_id,
-            text=event.text,
-            reasoning=event.reasoning,
-            token_ids=event.token_ids,
-            finish_reason=event.finish_reason,
-            timings=_convert(event.timings, wire.Timings),
-        )
-    return failure_to_wire(event.error, client_id)
+    if isinstance(event, Failed):
+        return failure_to_wire(event.error, client_id)
+    return msgspec.structs.replace(event, request_id=client_id)
 
 
 def failure_to_wire(error: EdgeError, client_id: str) -> wire.Failed:
     """An error as the last message of a request."""
-    return wire.Failed(id=client_id, code=error.code, message=str(error), retryable=error.retryable)
-
-
-def event_from_wire(message: wire.Delta | wire.Finished | wire.Failed) -> Event:
-    """The engine's event of a server's message; a channel or finish reason we do not know yet is passed on as it is."""
-    if isinstance(message, wire.Delta):
-        logprobs = message.logprobs
-        return Delta(
-            request_id=message.id,
-            text=message.text,
-            channel=cast(Channel, message.channel),
-            token_ids=message.token_ids,
-            logprobs=None if logprobs is None else tuple(_convert(item, TokenLogprob) for item in logprobs),
-        )
-    if isinstance(message, wire.Finished):
-        return Finished(
-            request_id=message.id,
-            text=message.text,
-            reasoning=message.reasoning,
-            token_ids=message.token_ids,
-            finish_reason=cast(FinishReason, message.finish_reason),
-            timings=_convert(message.timings, Timings),
-        )
-    return Failed(message.id, error_from_wire(message))
+    return wire.Failed(request_id=client_id, code=error.code, message=str(error), retryable=error.retryable)
 
 
 def error_from_wire(message: wire.Failed) -> EdgeError:
@@ -217,10 +178,3 @@ def _error_classes(root: type[EdgeError]) -> dict[str, type[EdgeError]]:
 
 
 _ERRORS: dict[str, type[EdgeError]] = {**_error_classes(EdgeError), "internal": errors.InternalError}
-
-_T = TypeVar("_T")
-
-
-def _convert(record: object, target: type[_T]) -> _T:
-    """The same fields in another class."""
-    return msgspec.convert(record, target, from_attributes=True)

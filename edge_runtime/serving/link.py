@@ -71,7 +71,7 @@ class Link:
 
     def cancel(self, request_id: str) -> None:
         """Ask the server to stop a request; its ending is still delivered."""
-        self._do(partial(self._send, wire.Cancel(id=request_id)))
+        self._do(partial(self._send, wire.Cancel(request_id=request_id)))
 
     def forget(self, request_id: str) -> None:
         """Stop a request if it is in flight, and deliver nothing more of it."""
@@ -185,7 +185,7 @@ class Link:
     def _forget(self, request_id: str) -> None:
         self._deliver.pop(request_id, None)
         if self._core.forget(request_id):
-            self._send(wire.Cancel(id=request_id))
+            self._send(wire.Cancel(request_id=request_id))
 
     def _read(self) -> None:
         if self._connection is None:
@@ -216,8 +216,8 @@ class Link:
 
     def _route(self, replies: Sequence[Reply]) -> None:
         for reply in replies:
-            request_id = reply.id if isinstance(reply, wire.InfoReply) else reply.request_id
-            deliver = self._deliver.get(request_id) if isinstance(reply, Delta) else self._deliver.pop(request_id, None)
+            take = self._deliver.get if isinstance(reply, Delta) else self._deliver.pop
+            deliver = take(reply.request_id, None)
             if deliver is not None:
                 deliver(reply)
 

@@ -7,11 +7,14 @@ frames behind the header by index.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
 import msgspec
 
+from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions
+from edge_runtime.errors import ProtocolError
 
 PROTOCOL_VERSION = 1
 MAX_ID_LENGTH = 128
@@ -21,7 +24,9 @@ _Index = Annotated[int, msgspec.Meta(ge=0)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+class _Message(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", rename={"request_id": "id"}
+):
     """Base of everything with a `type` tag."""
 
 
@@ -70,10 +75,10 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
 # ---- client to server ------------------------------------------------------------------------------------------
 
 
-class Generate(GenerationOptions, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="generate"):
+class Generate(_Message, GenerationOptions, frozen=True, kw_only=True, tag="generate"):
     """Answer a chat. The engine's options are fields of the message itself."""
 
-    id: RequestId
+    request_id: RequestId
     messages: tuple[ChatMessage, ...]
     protocol: int = PROTOCOL_VERSION
 
@@ -81,7 +86,7 @@ class Generate(GenerationOptions, frozen=True, kw_only=True, omit_defaults=True,
 class Cancel(_Message, frozen=True, tag="cancel"):
     """Stop a request. It still ends in its own `Failed` (or in `Finished`, if that was quicker)."""
 
-    id: RequestId
+    request_id: RequestId
 
 
 class Ping(_Message, frozen=True, tag="ping"):
@@ -91,7 +96,7 @@ class Ping(_Message, frozen=True, tag="ping"):
 class Info(_Message, frozen=True, tag="info"):
     """Ask what is served; answered by `InfoReply` with the same id."""
 
-    id: RequestId
+    request_id: RequestId
 
 
 # ---- server to client ------------------------------------------------------------------------------------------
@@ -100,59 +105,14 @@ class Info(_Message, frozen=True, tag="info"):
 class Accepted(_Message, frozen=True, tag="accepted"):
     """The request is in the queue. A client that is silent for `client_timeout_s` loses it."""
 
-    id: str
+    request_id: str
     client_timeout_s: float
-
-
-class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
-    """Natural-log probability of a drawn token, and the likeliest tokens at its place, as [id, logprob] pairs."""
-
-    token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-class Delta(_Message, frozen=True, tag="delta"):
-    """New text of one channel (answer or reasoning), and the tokens drawn since the last delta."""
-
-    id: str
-    text: str
-    channel: str = "answer"
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] | None = None
-
-
-class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the time went, in milliseconds, and what it covered; the fields of the engine's `Timings`."""
-
-    queue_ms: float = 0.0
-    decode_image_ms: float = 0.0
-    resize_ms: float = 0.0
-    vision_ms: float = 0.0
-    prefill_ms: float = 0.0
-    decode_ms: float = 0.0
-    first_token_ms: float = 0.0
-    total_ms: float = 0.0
-    prompt_tokens: int = 0
-    image_tokens: int = 0
-    output_tokens: int = 0
-
-
-class Finished(_Message, frozen=True, tag="finished"):
-    """The end of a request that has its answer; `text` and `reasoning` are the deltas joined."""
-
-    id: str
-    text: str
-    finish_reason: str
-    reasoning: str = ""
-    token_ids: tuple[int, ...] = ()
-    timings: Timings = Timings()
 
 
 class Failed(_Message, frozen=True, tag="failed"):
     """The end of a request without an answer; with an empty id, a complaint about a message that belongs to none."""
 
-    id: str
+    request_id: str
     code: str
     message: str
     retryable: bool = False
@@ -181,8 +141,19 @@ class VideoSampling(msgspec.Struct, frozen=True, kw_only=True):
     max_frame_pixels: int | None = None
 
 
+class ModelInfo(msgspec.Struct, frozen=True):
+    """What is told about the model to whoever asks."""
+
+    model: str
+    flavour: str
+    max_context: int
+    max_pixels: int
+    video: VideoSampling
+    server_version: str
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one message, one client and the server may have at most."""
+    """What one message, one client and the server may have at most; checked before anything is decoded."""
 
     max_frame_bytes: int
     max_message_bytes: int
@@ -193,18 +164,54 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_parts: int = 4096
     max_in_flight_bytes: int = 512 * 2**20
 
+    def check_frames(self, frames: Sequence[memoryview]) -> None:
+        """Raise `ProtocolError` unless `frames` is a header and no more binary frames, and bytes, than allowed."""
+        if not frames or not frames[0].nbytes:
+            raise ProtocolError(
+                "the first frame must be a header; use a DEALER socket (a REQ socket sends an empty one)"
+            )
+        header, *binary = (frame.nbytes for frame in frames)
+        for what, count, most in (
+            (f"the header has {header} bytes", header, self.max_header_bytes),
+            (f"the message has {len(binary)} binary frames", len(binary), self.max_frames),
+            (f"a binary frame has {max(binary, default=0)} bytes", max(binary, default=0), self.max_frame_bytes),
+            (f"the message has {sum(binary)} bytes", sum(binary), self.max_message_bytes),
+        ):
+            if count > most:
+                raise ProtocolError(f"{what}; at most {most} are taken")
 
-class InfoReply(_Message, frozen=True, tag="info_reply"):
+    def check_parts(self, message: Generate) -> None:
+        """Raise `ProtocolError` if a chat has more messages, parts and video frames than allowed.
+
+        A part may use a frame that others use too, so the number of frames does not bound the work.
+        """
+        parts = [part for chat_message in message.messages for part in chat_message.content]
+        count = len(message.messages) + len(parts) + sum(len(part.frames) for part in parts if isinstance(part, Video))
+        if count > self.max_parts:
+            raise ProtocolError(
+                f"the chat has {count} messages, parts and video frames; at most {self.max_parts} are taken"
+            )
+
+
+_MIB = 2**20
+
+DEFAULT_LIMITS = Limits(
+    max_frame_bytes=128 * _MIB,  # a raw 8K picture is 95 MiB
+    max_message_bytes=512 * _MIB,
+    max_frames=1024,
+    max_header_bytes=4 * _MIB,
+    max_in_flight=64,
+    max_in_flight_per_client=16,
+    max_parts=4096,  # a chat of many turns; no model has room for so many pictures
+    max_in_flight_bytes=512 * _MIB,  # one largest message, or twenty raw 4K screenshots
+)
+
+
+class InfoReply(_Message, ModelInfo, frozen=True, kw_only=True, tag="info_reply"):
     """What is served, by which version, within which limits; and how many requests of all clients are in flight."""
 
-    id: str
+    request_id: str
     protocol: int
-    server_version: str
-    model: str
-    flavour: str
-    max_context: int
-    max_pixels: int
-    video: VideoSampling
     limits: Limits
     in_flight: int = 0
 
@@ -213,11 +220,11 @@ ClientMessage = Generate | Cancel | Ping | Info
 ServerMessage = Accepted | Delta | Finished | Failed | Pong | InfoReply
 
 
-class Peek(msgspec.Struct, frozen=True):
+class Peek(msgspec.Struct, frozen=True, rename={"request_id": "id"}):
     """As much of a header as can be told when the whole of it cannot be decoded."""
 
     type: str = ""
-    id: str = ""
+    request_id: str = ""
 
 
 _client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
@@ -250,7 +257,7 @@ def peek(header: bytes | memoryview) -> Peek:
         found = _decode(_peek_decoder, header)
     except ValueError:
         return Peek()
-    return found if len(found.id) <= MAX_ID_LENGTH else Peek(type=found.type)
+    return found if len(found.request_id) <= MAX_ID_LENGTH else Peek(type=found.type)
 
 
 _T = TypeVar("_T")

@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 
 import zmq
+from msgspec import structs
 
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Failed
@@ -22,9 +23,8 @@ from edge_runtime.errors import EdgeError, InternalError, Overloaded, ProtocolEr
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.connections import Connection, Connections, Keep, Tally
 from edge_runtime.serving.conversion import failure_to_wire, request_from_wire
-from edge_runtime.serving.limits import check_frames, check_parts
 from edge_runtime.serving.router import Router
-from edge_runtime.serving.settings import ModelInfo, ServerSettings
+from edge_runtime.serving.settings import ServerSettings
 from edge_runtime.serving.summary import Summary
 from edge_runtime.serving.wakeup import Wakeup
 
@@ -76,7 +76,7 @@ class Server:
         self._router.close()
         self._wakeup.close()
 
-    def run(self, engine: Engine, model: ModelInfo) -> None:
+    def run(self, engine: Engine, model: wire.ModelInfo) -> None:
         """Serve until `stop`. Raises `InternalError` if the engine fails; all requests have their `Failed` by then."""
         self._model = model
         self._engine = EngineThread(engine, self._wakeup.set)
@@ -154,7 +154,7 @@ class Server:
                 self._refuse(identity, frames, InternalError(f"{type(error).__name__}; the server's log has more"))
 
     def _handle(self, identity: bytes, frames: list[memoryview]) -> None:
-        check_frames(frames, self._settings.limits)
+        self._settings.limits.check_frames(frames)
         try:
             message = wire.decode_client_message(frames[0])
         except ValueError as error:
@@ -167,20 +167,30 @@ class Server:
             case wire.Ping():
                 self._connections.post(identity, wire.Pong())
             case wire.Info():
-                reply = self._model.reply(message.id, self._settings.limits, self._connections.num_in_flight)
-                self._connections.post(identity, reply, keep=Keep.REFUSAL)
+                self._connections.post(identity, self._info(message.request_id), keep=Keep.REFUSAL)
+
+    def _info(self, request_id: str) -> wire.InfoReply:
+        return wire.InfoReply(
+            request_id=request_id,
+            protocol=wire.PROTOCOL_VERSION,
+            limits=self._settings.limits,
+            in_flight=self._connections.num_in_flight,
+            **structs.asdict(self._model),
+        )
 
     def _accept(self, identity: bytes, message: wire.Generate, frames: list[memoryview]) -> None:
         """Put a request into the queue, or raise why not."""
         if self._num_stops:
             raise ShuttingDown(_SHUTTING_DOWN)
         num_bytes = sum(frame.nbytes for frame in frames)
-        self._check_room(self._connections.find(identity), message.id, num_bytes)
-        check_parts(message, self._settings.limits)
+        self._check_room(self._connections.find(identity), message.request_id, num_bytes)
+        self._settings.limits.check_parts(message)
         generation = request_from_wire(message, frames)
-        request = self._connections.accept(identity, message.id, num_bytes, time.monotonic())
+        request = self._connections.accept(identity, message.request_id, num_bytes, time.monotonic())
         self._engine.submit(replace(generation, request_id=request.engine_id), client=identity)
-        self._connections.post(identity, wire.Accepted(id=message.id, client_timeout_s=self._settings.client_timeout_s))
+        self._connections.post(
+            identity, wire.Accepted(request_id=message.request_id, client_timeout_s=self._settings.client_timeout_s)
+        )
 
     def _check_room(self, connection: Connection | None, client_id: str, num_bytes: int) -> None:
         limits = self._settings.limits
@@ -204,8 +214,8 @@ class Server:
     def _cancel(self, identity: bytes, message: wire.Cancel) -> None:
         """Cancelling something unknown is no error: the request may just have ended."""
         connection = self._connections.find(identity)
-        if connection is not None and message.id in connection.in_flight:
-            self._engine.cancel(connection.in_flight[message.id].engine_id)
+        if connection is not None and message.request_id in connection.in_flight:
+            self._engine.cancel(connection.in_flight[message.request_id].engine_id)
 
     def _refuse(self, identity: bytes, frames: list[memoryview], error: EdgeError) -> None:
         """Answer a message that led to nothing, under its id if that is its own."""
@@ -215,8 +225,8 @@ class Server:
         found = wire.peek(frames[0]) if readable else wire.Peek()
         connection = self._connections.find(identity)
         # A `Failed` with an id ends that request: never one that is in flight, nor what a broken cancel is about.
-        is_own = found.type in ("generate", "info") and not (connection and found.id in connection.in_flight)
-        self._connections.post(identity, failure_to_wire(error, found.id if is_own else ""), keep=Keep.REFUSAL)
+        is_own = found.type in ("generate", "info") and not (connection and found.request_id in connection.in_flight)
+        self._connections.post(identity, failure_to_wire(error, found.request_id if is_own else ""), keep=Keep.REFUSAL)
 
     # ---- the end ---------------------------------------------------------------------------------------------
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_runtime.serving.address import DEFAULT_ADDRESS
-from edge_runtime.serving.limits import DEFAULT_LIMITS
-from edge_runtime.serving.messages import PROTOCOL_VERSION, InfoReply, Limits, VideoSampling
+from edge_runtime.serving.messages import DEFAULT_LIMITS, Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +26,3 @@ class ServerSettings:
     """What is in flight at SIGTERM may take so long to finish."""
     max_unread_messages: int = 1000
     """Messages kept for a client that does not read; one more and it loses its work."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What is told about the model to whoever asks."""
-
-    name: str
-    flavour: str
-    max_context: int
-    max_pixels: int
-    video: VideoSampling
-    server_version: str
-
-    def reply(self, request_id: str, limits: Limits, in_flight: int) -> InfoReply:
-        """The answer to an `Info`."""
-        return InfoReply(
-            id=request_id,
-            protocol=PROTOCOL_VERSION,
-            server_version=self.server_version,
-            model=self.name,
-            flavour=self.flavour,
-            max_context=self.max_context,
-            max_pixels=self.max_pixels,
-            video=self.video,
-            limits=limits,
-            in_flight=in_flight,
-        )

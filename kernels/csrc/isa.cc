@@ -8,18 +8,32 @@
 #include <sys/auxv.h>
 #endif
 
+// What CMakeLists.txt compiles for an instruction set: a record of each op's kernels. Where it leaves an op out there
+// is none, and the table is not kAll but one that borrows another instruction set's record.
+#define EDGE_KERNELS(isa)                                                       \
+  namespace edge::isa {                                                         \
+  extern const LinearKernels linear;                                            \
+  extern const AttentionKernels attention;                                      \
+  extern const VisionAttentionKernels vision_attention;                         \
+  extern const NormKernels norm;                                                \
+  constexpr KernelTable kAll = {&linear, &attention, &vision_attention, &norm}; \
+  }
+EDGE_KERNELS(scalar)
+EDGE_KERNELS(avx2)
+EDGE_KERNELS(avx2_vnni)
+EDGE_KERNELS(avx512_vnni)
+EDGE_KERNELS(avx512_bf16)
+EDGE_KERNELS(neon_dotprod)
+EDGE_KERNELS(neon_i8mm)
+
 namespace edge {
 namespace {
 
-constexpr KernelTable kScalar = {&kLinearScalar, &kAttentionScalar, &kVisionAttentionScalar, &kNormScalar};
-
 #if defined(__x86_64__)
-constexpr KernelTable kAvx2 = {&kLinearAvx2, &kAttentionAvx2, &kVisionAttentionAvx2, &kNormAvx2};
-constexpr KernelTable kAvx2Vnni = {&kLinearAvx2Vnni, &kAttentionAvx2Vnni, &kVisionAttentionAvx2Vnni, &kNormAvx2};
-constexpr KernelTable kAvx512Vnni = {&kLinearAvx512Vnni, &kAttentionAvx512Vnni, &kVisionAttentionAvx512Vnni,
-                                     &kNormAvx512Vnni};
-constexpr KernelTable kAvx512Bf16 = {&kLinearAvx512Vnni, &kAttentionAvx512Bf16, &kVisionAttentionAvx512Bf16,
-                                     &kNormAvx512Vnni};
+constexpr KernelTable kAvx2Vnni = {&avx2_vnni::linear, &avx2_vnni::attention, &avx2_vnni::vision_attention,
+                                   &avx2::norm};
+constexpr KernelTable kAvx512Bf16 = {&avx512_vnni::linear, &avx512_bf16::attention, &avx512_bf16::vision_attention,
+                                     &avx512_vnni::norm};
 
 // The compiler's own test asks cpuid, and whether the operating system saves the registers.
 std::vector<Isa> detect() {
@@ -40,29 +54,27 @@ std::vector<Isa> detect() {
 #endif
   return {
       {"avx512_bf16", "AVX-512 F/BW/VL/DQ, VNNI and BF16", bf16, &kAvx512Bf16},
-      {"avx512_vnni", "AVX-512 F/BW/VL/DQ and VNNI", avx512, &kAvx512Vnni},
+      {"avx512_vnni", "AVX-512 F/BW/VL/DQ and VNNI", avx512, &avx512_vnni::kAll},
       {"avx2_vnni", "AVX2, FMA, F16C and AVX-VNNI", avx_vnni, &kAvx2Vnni},
-      {"avx2", "AVX2, FMA and F16C", avx2, &kAvx2},
-      {"scalar", "nothing", true, &kScalar},
+      {"avx2", "AVX2, FMA and F16C", avx2, &avx2::kAll},
+      {"scalar", "nothing", true, &scalar::kAll},
   };
 }
 #elif defined(__aarch64__)
-constexpr KernelTable kNeonDotprod = {&kLinearNeonDotprod, &kAttentionNeonDotprod, &kVisionAttentionNeonDotprod,
-                                      &kNormNeonDotprod};
-constexpr KernelTable kNeonI8mm = {&kLinearNeonI8mm, &kAttentionNeonDotprod, &kVisionAttentionNeonDotprod,
-                                   &kNormNeonDotprod};
+constexpr KernelTable kNeonI8mm = {&neon_i8mm::linear, &neon_dotprod::attention, &neon_dotprod::vision_attention,
+                                   &neon_dotprod::norm};
 
 std::vector<Isa> detect() {
   const bool dotprod = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
   const bool i8mm = dotprod && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
   return {
       {"neon_i8mm", "NEON with dot product and int8 matrix multiply", i8mm, &kNeonI8mm},
-      {"neon_dotprod", "NEON with dot product", dotprod, &kNeonDotprod},
-      {"scalar", "nothing", true, &kScalar},
+      {"neon_dotprod", "NEON with dot product", dotprod, &neon_dotprod::kAll},
+      {"scalar", "nothing", true, &scalar::kAll},
   };
 }
 #else
-std::vector<Isa> detect() { return {{"scalar", "nothing", true, &kScalar}}; }
+std::vector<Isa> detect() { return {{"scalar", "nothing", true, &scalar::kAll}}; }
 #endif
 
 }  // namespace

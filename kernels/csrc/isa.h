@@ -9,7 +9,7 @@ namespace edge {
 struct KernelTable;  // kernel_table.h
 
 struct Isa {
-  const char* name;          // as in the session option "edge_kernels.isa"
+  const char* name;          // as in ONNX Runtime's session option "edge_kernels.isa"
   const char* requirements;  // what the processor must have, in words
   bool supported;            // whether this processor has it
   const KernelTable* kernels;

@@ -7,7 +7,7 @@ namespace {
 
 constexpr char kIsaOption[] = "edge_kernels.isa";
 
-// The session option that forces an instruction set; "auto" when it is not set.
+// ONNX Runtime's session option that forces an instruction set; "auto" when it is not set.
 std::string isa_option(const edge::ort::SessionOptions* options, const edge::ort::Api* api) {
   using namespace edge::ort;
   int has = 0;

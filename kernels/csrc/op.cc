@@ -115,8 +115,8 @@ BoundOp::BoundOp(const OpDefinition& definition_, const KernelTable& table) : or
   kernel_destroy = [](void* data) { delete static_cast<Node*>(data); };
 }
 
-// All ops of one instruction set and the domain that lists them. Made on first use and kept, because sessions hold
-// pointers to both.
+// All ops of one instruction set and the domain that lists them. Made on first use and kept, because loaded graphs
+// hold pointers to both.
 struct BoundDomain {
   std::vector<BoundOp> ops;
   ort::CustomOpDomain* domain = nullptr;

@@ -92,7 +92,7 @@ struct OpDefinition {
   std::unique_ptr<Kernel> (*create)(const Attributes&, const KernelTable&);
 };
 
-// Adds all ops, running on `isa`, to a session under the domain "edge".
+// Adds all ops, running on `isa`, under the domain "edge", to what is loaded with `options`.
 void register_ops(ort::SessionOptions* options, const ort::Api* api, const struct Isa& isa);
 
 template <class Fn>

@@ -32,7 +32,7 @@ enum ElementType : int { kUndefined = 0, kFloat = 1, kUint8 = 2, kInt8 = 3, kInt
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 
-// The table. `call<Slot>(...)` below gives each used slot its signature.
+// The table.
 struct Api {
   void* slots[412];
 };

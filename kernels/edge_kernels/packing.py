@@ -44,7 +44,7 @@ def pack(weight: NDArray[np.uint8], scales: NDArray[Any], bits: int) -> PackedWe
     """
     _check(weight, scales, bits)
     out, blocks, _ = weight.shape
-    values = _bytes_per_value(weight, bits).reshape(out, -1)
+    values = one_per_byte(weight, bits).reshape(out, -1)
     values = _pad_channels(values, 8 if bits == 4 else 128)
     steps = values.reshape(-1, GROUP, values.shape[1] * bits // 32, 32 // bits).transpose(0, 2, 1, 3)
     if bits == 4:
@@ -82,11 +82,12 @@ def unpack(packed: PackedWeight, bits: int, out_features: int) -> tuple[NDArray[
 def dequantize(packed: PackedWeight, bits: int, out_features: int) -> NDArray[np.float32]:
     """The matrix in float32, [out_features, in] with `in` padded to whole blocks."""
     weight, scales = unpack(packed, bits, out_features)
-    values = _bytes_per_value(weight, bits).astype(np.float32) - (8 if bits == 4 else 128)
+    values = one_per_byte(weight, bits).astype(np.float32) - (8 if bits == 4 else 128)
     return (values * scales[:, :, None]).reshape(out_features, -1)
 
 
-def _bytes_per_value(weight: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+def one_per_byte(weight: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Stored values [out, blocks, block], one in a byte each, of a matrix as `pack` takes it."""
     if bits == 8:
         return weight
     return np.stack([weight & 15, weight >> 4], axis=-1).reshape(*weight.shape[:2], -1)

@@ -285,7 +285,7 @@ def test_reasoning_is_set_apart_and_escape_sequences_stay_out(capsys: pytest.Cap
     printer = AnswerPrinter(is_terminal=True)
     printer.show(Delta("1", "hm", "reasoning", (1,)))
     printer.show(Delta("1", "red \x1b[31m", "answer", (2,)))
-    printer.show(Finished("1", "", "", (1, 2), "stop", Timings()))
+    printer.show(Finished("1", "", "stop", "", (1, 2), Timings()))
     out = capsys.readouterr().out
     assert out.index("hm") < out.index("\n\n") < out.index("red")
     assert "\x1b[31m" not in out
@@ -303,7 +303,7 @@ def test_reasoning_is_set_apart_and_escape_sequences_stay_out(capsys: pytest.Cap
 def test_why_an_answer_ended_in_words(
     reason: FinishReason, num_tokens: int, max_tokens: int, words: str | None
 ) -> None:
-    told = describe_ending(Finished("1", "", "", (1,) * num_tokens, reason, Timings()), max_tokens)
+    told = describe_ending(Finished("1", "", reason, "", (1,) * num_tokens, Timings()), max_tokens)
     assert told is None if words is None else words in str(told)
 
 

@@ -13,14 +13,14 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.engine.events import Event, Finished, Timings
+from edge_runtime.engine.events import Event, Finished
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.client_core import ClientCore, Timeouts
-from edge_runtime.serving.limits import DEFAULT_LIMITS
+from edge_runtime.serving.messages import DEFAULT_LIMITS
 from edge_runtime.serving.server import Server
-from edge_runtime.serving.settings import ModelInfo, ServerSettings
+from edge_runtime.serving.settings import ServerSettings
 
 LIMITS = msgspec.structs.replace(
     DEFAULT_LIMITS, max_frame_bytes=1000, max_message_bytes=2500, max_frames=4, max_header_bytes=5000, max_parts=30
@@ -59,13 +59,13 @@ class EchoEngine:
 
     def step(self) -> list[Event]:
         waiting, self.waiting = self.waiting, []
-        return [Finished(request.request_id, "ok", "", (), "stop", Timings()) for request in waiting]
+        return [Finished(request.request_id, "ok", "stop") for request in waiting]
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     server = Server(ServerSettings(bind="tcp://127.0.0.1:*", limits=LIMITS))
-    model = ModelInfo("fake", "portable", 100, 100, VIDEO, "0")
+    model = wire.ModelInfo("fake", "portable", 100, 100, VIDEO, "0")
     thread = threading.Thread(target=server.run, args=(EchoEngine(), model))
     thread.start()
     yield server
@@ -247,7 +247,7 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(wire.Generate.__struct_fields__), VALUES, max_size=6))
+@given(st.dictionaries(st.sampled_from(wire.Generate.__struct_encode_fields__), VALUES, max_size=6))
 def test_mutated_requests_end_exactly_once(send: Callable[..., dict[str, Any]], fields: dict[str, Any]) -> None:
     answer = send(generate(TEXT, **fields))
     assert answer["type"] in ("finished", "failed")
@@ -262,7 +262,7 @@ def test_client_survives_whatever_a_server_says(header: bytes) -> None:
     core = ClientCore("tcp://127.0.0.1:1", Timeouts())
     core.begin("1", 0.0)
     core.receive([header], 0.0)
-    replies = core.receive([wire.encode(wire.Finished(id="1", text="ok", finish_reason="stop"))], 0.0)
+    replies = core.receive([wire.encode(wire.Finished(request_id="1", text="ok", finish_reason="stop"))], 0.0)
     assert [reply.request_id for reply in replies] == ["1"]
 
 

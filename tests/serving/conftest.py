@@ -15,9 +15,9 @@ from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import BadImage, Cancelled, EdgeError
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, TextPart, VideoPart
-from edge_runtime.serving.messages import VideoSampling
+from edge_runtime.serving.messages import ModelInfo, VideoSampling
 from edge_runtime.serving.server import Server
-from edge_runtime.serving.settings import ModelInfo, ServerSettings
+from edge_runtime.serving.settings import ServerSettings
 
 VIDEO = VideoSampling(
     fps=2.0,
@@ -111,7 +111,7 @@ class FakeEngine:
         if verb == "parts" or (verb == "count" and len(words) == int(argument)):
             tokens = tuple(range(1, len(words) + 1))
             timings = Timings(total_ms=1.5, prompt_tokens=7, output_tokens=len(words))
-            events.append(self._end(request_id, Finished(request_id, "".join(words), "", tokens, "stop", timings)))
+            events.append(self._end(request_id, Finished(request_id, "".join(words), "stop", "", tokens, timings)))
         return events
 
     def _end(self, request_id: str, event: Event) -> Event:

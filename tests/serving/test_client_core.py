@@ -12,9 +12,9 @@ from edge_runtime.serving import messages as wire
 from edge_runtime.serving.client_core import ClientCore, Timeouts
 from edge_runtime.serving.conversion import error_from_wire, failure_to_wire
 
-ACCEPTED = wire.encode(wire.Accepted(id="1", client_timeout_s=4.0))
-DELTA = wire.encode(wire.Delta(id="1", text="a"))
-FINISHED = wire.encode(wire.Finished(id="1", text="a", finish_reason="stop"))
+ACCEPTED = wire.encode(wire.Accepted(request_id="1", client_timeout_s=4.0))
+DELTA = wire.encode(wire.Delta(request_id="1", text="a"))
+FINISHED = wire.encode(wire.Finished(request_id="1", text="a", finish_reason="stop"))
 
 
 def core_with_one_request() -> ClientCore:
@@ -31,7 +31,7 @@ def test_each_stage_has_its_own_limit() -> None:
     assert core.tick(154.8)[1] == []
     core.receive([DELTA], 154.8)
     messages, (reply,) = core.tick(164.8)
-    assert wire.Cancel(id="1") in messages
+    assert wire.Cancel(request_id="1") in messages
     assert isinstance(reply, Failed)
     assert isinstance(reply.error, TimedOut)
     assert core.idle
@@ -73,7 +73,7 @@ def test_forgotten_request_is_silent_and_another_is_not() -> None:
     assert core.forget("1")
     assert not core.forget("1")
     assert core.receive([DELTA], 101.0) == []
-    (reply,) = core.receive([wire.encode(wire.Delta(id="2", text="b"))], 101.0)
+    (reply,) = core.receive([wire.encode(wire.Delta(request_id="2", text="b"))], 101.0)
     assert isinstance(reply, Delta)
 
 
@@ -109,7 +109,7 @@ def test_every_error_comes_back_as_itself_and_unknown_codes_as_the_nearest() -> 
         back = error_from_wire(failure_to_wire(error("why"), "1"))
         assert type(back) is error
         assert str(back) == "why"
-    later = error_from_wire(wire.Failed(id="1", code="moon_phase", message="wait", retryable=True))
+    later = error_from_wire(wire.Failed(request_id="1", code="moon_phase", message="wait", retryable=True))
     assert (type(later), str(later)) == (ServerError, "wait (moon_phase)")
-    never = error_from_wire(wire.Failed(id="1", code="moon_phase", message="no"))
+    never = error_from_wire(wire.Failed(request_id="1", code="moon_phase", message="no"))
     assert type(never) is RequestError

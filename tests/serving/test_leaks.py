@@ -24,9 +24,9 @@ from edge_runtime.errors import BadImage, Cancelled
 from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.graph import GraphSettings
 from edge_runtime.serving.client import Client
-from edge_runtime.serving.messages import VideoSampling
+from edge_runtime.serving.messages import ModelInfo, VideoSampling
 from edge_runtime.serving.server import Server
-from edge_runtime.serving.settings import ModelInfo, ServerSettings
+from edge_runtime.serving.settings import ServerSettings
 from edge_runtime.vision.image import ImageLimits
 
 DEADLINE_S = 60.0

@@ -134,15 +134,17 @@ def test_refusals_never_crowd_out_the_endings_of_accepted_requests() -> None:
     router = FullRouter()
     connections = Connections(router, lambda _: None, Tally(), Summary(logging.getLogger("test")))  # type: ignore[arg-type]
     for number in range(5000):
-        refusal = wire.Failed(id=f"refused {number}", code=Overloaded.code, message="no")
+        refusal = wire.Failed(request_id=f"refused {number}", code=Overloaded.code, message="no")
         connections.post(b"client", refusal, keep=Keep.REFUSAL)
     for number in range(3):
-        connections.post(b"client", wire.Failed(id=str(number), code=Cancelled.code, message="x"), keep=Keep.ENDING)
+        connections.post(
+            b"client", wire.Failed(request_id=str(number), code=Cancelled.code, message="x"), keep=Keep.ENDING
+        )
     router.open = True
     connections.heartbeat(1.0, 1e9)
     *answers, pong = map(wire.decode_server_message, router.sent)
     assert isinstance(pong, wire.Pong)
-    ids = [answer.id for answer in answers]  # type: ignore[union-attr]
+    ids = [answer.request_id for answer in answers]  # type: ignore[union-attr]
     assert len(ids) == len(set(ids)) == 1003
     assert ids[-3:] == ["0", "1", "2"]
     assert connections.all() == []

@@ -26,9 +26,9 @@ from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.graph import GraphSettings
 from edge_runtime.serving.client import Client
-from edge_runtime.serving.messages import VideoSampling
+from edge_runtime.serving.messages import ModelInfo, VideoSampling
 from edge_runtime.serving.server import Server
-from edge_runtime.serving.settings import ModelInfo, ServerSettings
+from edge_runtime.serving.settings import ServerSettings
 from edge_runtime.vision.image import ImageLimits
 
 NUM_CLIENTS = 8

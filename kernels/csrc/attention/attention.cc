@@ -1,5 +1,5 @@
 // edge.Attention: a ragged batch of tokens over a paged key-value cache. docs/kernels.md has the schema,
-// edge_kernels/attention.py the definition. This file checks the inputs and splits the work.
+// edge_kernels/reference/attention.py the definition. This file checks the inputs and splits the work.
 #include "attention.h"
 
 #include <algorithm>
@@ -38,8 +38,6 @@ enum Input {
   kKeyScale,
   kValueScale
 };
-
-constexpr int64_t kMaxHeadDim = 256;
 
 // Tokens [begin, end) that are next to each other in the run and belong to the same chat.
 struct TokenTile {

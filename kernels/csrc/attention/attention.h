@@ -1,4 +1,4 @@
-// The seam between the Attention op (attention.cc: checks, threads) and its kernels (one file per instruction set).
+// The seam between the Attention op (attention.cc: checks, threads) and its kernels (attention_kernel.cc).
 #pragma once
 
 #include <cstddef>
@@ -37,8 +37,5 @@ struct AttentionKernels {
 
 int64_t attention_tile_tokens(const AttentionRun& run);
 size_t attention_scratch_bytes(const AttentionRun& run);
-
-extern const AttentionKernels kAttentionScalar, kAttentionAvx2, kAttentionAvx2Vnni, kAttentionAvx512Vnni;
-extern const AttentionKernels kAttentionAvx512Bf16, kAttentionNeonDotprod;
 
 }  // namespace edge

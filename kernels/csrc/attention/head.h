@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "tile_memory.h"
+
 namespace edge {
 namespace {
-
-constexpr int kMaxHeadDim = 256;
 
 // y = x / sqrt(mean(x^2) + epsilon) * weight
 template <class S>

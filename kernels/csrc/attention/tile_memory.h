@@ -1,11 +1,14 @@
-// The memory of one attention tile, cut from one block of scratch. Shared by Attention and VisionAttention.
+// The sizes of one attention tile, and its memory, cut from one block of scratch. Shared by Attention and
+// VisionAttention.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 namespace edge {
+namespace {
 
+constexpr int kMaxHeadDim = 256;
 // Query rows of a tile: enough to pay for packing the keys, few enough to stay in the second cache level; a multiple
 // of the six rows that registers hold.
 constexpr int kTileQueryRows = 60;
@@ -35,4 +38,5 @@ constexpr size_t tile_memory_bytes(size_t rows, size_t head_dim) {
   return row_bytes + key_bytes + staging_bytes + 64;
 }
 
+}  // namespace
 }  // namespace edge

@@ -1,5 +1,5 @@
 // edge.Linear: a matrix of INT4 or INT8 block weights times rows of float32. docs/kernels.md has the schema,
-// edge_kernels/linear.py the definition. This file checks shapes and splits the work; linear_kernel.h computes.
+// edge_kernels/reference/linear.py the definition. This file checks shapes and splits the work.
 #include "linear.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The seam between the Linear op (linear.cc: checks, threads) and its kernels (one file per instruction set).
+// The seam between the Linear op (linear.cc: checks, threads) and its kernels (linear_kernel.cc).
 //
 //   out[m, n] = act(sum over blocks b of: sx[m, b] * sw[n, b] * sum over k in b of qx[m, k] * (qw[n, k] - zero) +
 //   bias[n])
@@ -52,8 +52,5 @@ struct LinearKernels {
   // many int8 operations that were (a multiply and an add are two).
   double (*peak)(int64_t steps);
 };
-
-extern const LinearKernels kLinearScalar, kLinearAvx2, kLinearAvx2Vnni, kLinearAvx512Vnni;
-extern const LinearKernels kLinearNeonDotprod, kLinearNeonI8mm;
 
 }  // namespace edge

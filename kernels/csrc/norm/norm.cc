@@ -1,5 +1,5 @@
 // edge.RMSNorm and edge.LayerNorm, each with an optional residual added first. docs/kernels.md has the schemas,
-// edge_kernels/norm.py the definitions.
+// edge_kernels/reference/norm.py the definitions.
 #include "norm.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The seam between the RMSNorm and LayerNorm ops (norm.cc) and their kernels.
+// The seam between the RMSNorm and LayerNorm ops (norm.cc) and their kernels (norm_kernel.cc).
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,5 @@ struct NormKernels {
   void (*rms)(const NormRow& row);    // y = x / sqrt(mean(x^2) + epsilon) * weight
   void (*layer)(const NormRow& row);  // y = (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias
 };
-
-extern const NormKernels kNormScalar, kNormAvx2, kNormAvx512Vnni, kNormNeonDotprod;
 
 }  // namespace edge

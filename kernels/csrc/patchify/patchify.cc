@@ -1,4 +1,4 @@
-// Resized frames -> the rows a vision tower eats, in one pass. edge_kernels/patchify.py has the definition.
+// Resized frames -> the rows a vision tower eats, in one pass. edge_kernels/reference/patchify.py has the definition.
 #include <cstring>
 
 #include "c_api.h"

@@ -4,20 +4,20 @@
 //   Bytes         64 unsigned bytes: four input values for each of sixteen output channels
 //   Nibbles       64 packed bytes as 2 x 64 values 0..15: input values 0-3 (low) and 4-7 (high) of each channel
 //   dot(s, w, x)  s[channel] += sum over j of w[channel][j] * x[j], exact in int32; x has 4 (Bytes) or 8 (Nibbles)
-//   values kInt8Zero     zero point of what `load_bytes` gives for stored int8 values (zero point 128): 128, or 0 where
-//   the
+//   kInt8Zero     zero point of what `load_bytes` gives for stored int8 values (zero point 128): 128, or 0 where the
 //                 instruction set multiplies signed bytes and `load_bytes` flips the sign bit
 //   kBf16         whether Pairs, load_pairs, store_pairs, store_bf16 and dot_pairs exist (simd/avx512_bf16.h)
 //   kAddsExponents  whether adding to exponents is better than multiplying, so that bits and from_bits exist
 //   kTileRows x kTileGroups   tile of Linear (an integer and a float accumulator each) that fits the registers
 //   kGridRows x kGridGroups   tile of attention (one accumulator each) that fits the registers
-//   prefetch, prefetch_once   start reading a line into all cache levels; into the first one only, for what is read once
+//   prefetch, prefetch_once   start reading a line into all cache levels; into the first one only, if read just once
 //   load_first, store_first   the first n of sixteen lanes, zeros beyond; n may be larger than 16
 //   fill_after    lanes from n on replaced by a constant
 //
-// Kernels are templates over such a struct. Every lane sees the same operations in the same order whatever the tile
-// around it is; with -ffp-contract=off that makes a row's result independent of the other rows of a run.
-// Everything is in an anonymous namespace: code compiled for one instruction set must not be linked into another.
+// Kernels are templates over such a struct, which CMakeLists.txt names EDGE_SIMD. Every lane sees the same operations
+// in the same order whatever the tile around it is; with -ffp-contract=off that makes a row's result independent of the
+// other rows of a run. Everything is in an anonymous namespace: code compiled for one instruction set must not be
+// linked into another.
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// Where two frames differ, and how much. edge_kernels/tile_diff.py has the definition.
+// Where two frames differ, and how much. edge_kernels/reference/tile_diff.py has the definition.
 #include "c_api.h"
 
 namespace {
@@ -8,7 +8,7 @@ struct Difference {
   uint8_t peak;
 };
 
-// Sum and largest of |a - b| over `count` bytes. Short enough pieces that a 16-bit lane cannot overflow.
+// Sum and largest of |a - b| over `count` bytes.
 Difference compare(const uint8_t* a, const uint8_t* b, int64_t count) {
   Difference total = {0, 0};
   for (int64_t i = 0; i < count; ++i) {

@@ -1,5 +1,5 @@
-// A step of attention that measures scores against a maximum found earlier (docs/decisions/0034), for tiles of keys that
-// every row sees whole. flash.h has the ordinary step.
+// A step of attention that measures scores against a maximum found earlier (docs/decisions/0034), for tiles of keys
+// that every row sees whole. flash.h has the ordinary step.
 #pragma once
 
 #include "attention/flash.h"

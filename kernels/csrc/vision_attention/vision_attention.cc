@@ -1,6 +1,6 @@
 // edge.VisionAttention: attention of some or all patches of one frame over all of them. docs/kernels.md has the schema,
-// edge_kernels/vision_attention.py the definition. One head at a time, so that packed keys and values stay small:
-// 200 bytes a patch, whatever the number of heads.
+// edge_kernels/reference/vision_attention.py the definition. One head at a time, so that packed keys and values stay
+// small: 200 bytes a patch, whatever the number of heads.
 #include "vision_attention.h"
 
 #include <algorithm>
@@ -13,8 +13,6 @@
 
 namespace edge {
 namespace {
-
-constexpr int64_t kMaxHeadDim = 256;
 
 class VisionAttention : public Kernel {
  public:
@@ -56,7 +54,8 @@ class VisionAttention : public Kernel {
     query_rows.expect(ort::kInt64, {2});
     const int64_t begin = query_rows.as<int64_t>()[0], end = query_rows.as<int64_t>()[1];
     if (begin < 0 || begin > end || end > run.patches) {
-      throw Error(text("input 'query_rows' is [", begin, ", ", end, "], wanted a range within ", run.patches, " patches"));
+      throw Error(
+          text("input 'query_rows' is [", begin, ", ", end, "], wanted a range within ", run.patches, " patches"));
     }
     run.first_query = begin;
     run.queries = end - begin;

@@ -1,4 +1,5 @@
-// The seam between the VisionAttention op (vision_attention.cc: checks, threads) and its kernels.
+// The seam between the VisionAttention op (vision_attention.cc: checks, threads) and its kernels
+// (vision_attention_kernel.cc).
 #pragma once
 
 #include <cstddef>
@@ -32,9 +33,5 @@ struct VisionAttentionKernels {
   void (*attend)(const VisionAttentionRun& run, int head, int64_t begin, int64_t end, const VisionHead& packed,
                  void* scratch);
 };
-
-extern const VisionAttentionKernels kVisionAttentionScalar, kVisionAttentionAvx2, kVisionAttentionAvx2Vnni;
-extern const VisionAttentionKernels kVisionAttentionAvx512Vnni, kVisionAttentionAvx512Bf16;
-extern const VisionAttentionKernels kVisionAttentionNeonDotprod;
 
 }  // namespace edge

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_kernels.packing import GROUP, PackedWeight, unpack
+from edge_kernels.packing import GROUP, PackedWeight, one_per_byte, unpack
 
 SMALLEST_SCALE, LARGEST_SCALE = 2.0**-31, 2.0**60
 """Range of the scales that are powers of two."""
@@ -63,9 +63,7 @@ def linear(
     finite = np.isfinite(x).all(axis=1, keepdims=True)
     channels = weight.weight.shape[0] * GROUP
     stored, scales = unpack(weight, spec.bits, channels)
-    if spec.bits == 4:
-        stored = np.stack([stored & 15, stored >> 4], axis=-1).reshape(*stored.shape[:2], -1)
-    w = stored.astype(np.int32) - (8 if spec.bits == 4 else 128)
+    w = one_per_byte(stored, spec.bits).astype(np.int32) - (8 if spec.bits == 4 else 128)
     q, x_scales = quantize_rows(np.where(finite, x, 0), spec.block_size, power_of_two=spec.bits == 4)
     y = np.where(finite, 0.0, np.nan) * np.ones(channels)
     for b in range(w.shape[1]):

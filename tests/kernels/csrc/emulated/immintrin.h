@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 
+namespace {
 namespace emulated {
 
 template <class To, class From>
@@ -123,6 +124,7 @@ simde__m512 shuffle_f32x4(simde__m512 a, simde__m512 b) {
 }
 
 }  // namespace emulated
+}  // namespace
 
 using __mmask16 = simde__mmask16;
 #ifndef _MM_FROUND_NO_EXC

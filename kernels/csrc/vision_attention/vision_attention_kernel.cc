@@ -1,5 +1,5 @@
 // VisionAttention for any instruction set of simd/: int8 query-key products; values in bfloat16 or float32.
-#pragma once
+#include EDGE_SIMD_HEADER
 
 #include "attention/head.h"
 #include "attention/tile_memory.h"
@@ -136,10 +136,11 @@ void vision_attend(const VisionAttentionRun& run, int head, int64_t begin, int64
   attend_rows<S, false>(run, head, begin, end, packed, scratch);
 }
 
-template <class S>
-constexpr VisionAttentionKernels vision_attention_kernels() {
-  return {sizeof(typename VisionValues<S, S::kBf16>::Element), vision_pack<S>, vision_attend<S>};
+}  // namespace
+
+namespace EDGE_ISA {
+extern constexpr VisionAttentionKernels vision_attention = {sizeof(VisionValues<EDGE_SIMD, EDGE_SIMD::kBf16>::Element),
+                                                            vision_pack<EDGE_SIMD>, vision_attend<EDGE_SIMD>};
 }
 
-}  // namespace
 }  // namespace edge

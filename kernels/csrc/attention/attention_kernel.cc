@@ -1,5 +1,5 @@
 // Attention for any instruction set of simd/: append a token to the cache, attend from a tile of tokens.
-#pragma once
+#include EDGE_SIMD_HEADER
 
 #include "cache_tile.h"
 
@@ -151,10 +151,10 @@ void append(const AttentionRun& run, int64_t token) {
   }
 }
 
-template <class S>
-constexpr AttentionKernels attention_kernels() {
-  return {append<S>, attend<S>};
+}  // namespace
+
+namespace EDGE_ISA {
+extern constexpr AttentionKernels attention = {append<EDGE_SIMD>, attend<EDGE_SIMD>};
 }
 
-}  // namespace
 }  // namespace edge

@@ -1,5 +1,5 @@
 // RMSNorm and LayerNorm of one row for any instruction set of simd/.
-#pragma once
+#include EDGE_SIMD_HEADER
 
 #include <cmath>
 
@@ -53,10 +53,10 @@ void layer_norm(const NormRow& row) {
   }
 }
 
-template <class S>
-constexpr NormKernels norm_kernels() {
-  return {rms_norm<S>, layer_norm<S>};
+}  // namespace
+
+namespace EDGE_ISA {
+extern constexpr NormKernels norm = {rms_norm<EDGE_SIMD>, layer_norm<EDGE_SIMD>};
 }
 
-}  // namespace
 }  // namespace edge

@@ -1,5 +1,5 @@
 // Linear for any instruction set of simd/: multiply a tile, finish it. linear.h has the definition.
-#pragma once
+#include EDGE_SIMD_HEADER
 
 #include "linear.h"
 #include "quantize_row.h"
@@ -267,10 +267,10 @@ double int8_peak(int64_t steps) {
   return total == 0x7eadbeef ? 0.0 : static_cast<double>(steps) * kSums * 64 * 2;
 }
 
-template <class S>
-constexpr LinearKernels linear_kernels() {
-  return {quantize_row<S>, multiply<S>, int8_peak<S>};
+}  // namespace
+
+namespace EDGE_ISA {
+extern constexpr LinearKernels linear = {quantize_row<EDGE_SIMD>, multiply<EDGE_SIMD>, int8_peak<EDGE_SIMD>};
 }
 
-}  // namespace
 }  // namespace edge

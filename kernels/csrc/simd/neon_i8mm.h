@@ -1,12 +1,17 @@
-// Pairs of rows go through the matrix multiply of ARMv8.6, which does four times the work of a dot product's half; the
-// sums are exact, so results are the same bits as with the dot product.
-#include "linear_kernel.h"
-#include "simd/neon_dotprod.h"
+// NEON with the int8 matrix multiply of ARMv8.6: simd/neon_dotprod.h, but pairs of rows of Linear go through that
+// multiply, which does four times the work of a dot product's half; the sums are exact, so results are the same bits.
+#pragma once
+
+#include "neon_dotprod.h"
 
 namespace edge {
 namespace {
 
 struct NeonI8mm : NeonDotprod {};
+
+// Of linear/linear_kernel.cc; specialized below.
+template <class S, int kBits, int kRows, int kGroups, bool kOnce>
+struct BlockDot;
 
 // Eight inputs of two neighbouring channels in a register, as the instruction wants them: the low and high nibbles (or
 // two steps of int8) of a channel side by side.
@@ -73,7 +78,4 @@ template <int kBits, bool kOnce>
 struct BlockDot<NeonI8mm, kBits, 4, 1, kOnce> : PairedRows<kBits, 4, kOnce> {};
 
 }  // namespace
-
-const LinearKernels kLinearNeonI8mm = linear_kernels<NeonI8mm>();
-
 }  // namespace edge
