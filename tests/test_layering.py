@@ -22,6 +22,7 @@ ROOTS = {
 }
 
 ARROWS = {
+    "": {"cli"},
     "cli": {"serving", "bench"},
     "serving": {"engine", "frames"},
     "bench": {"engine"},
@@ -33,7 +34,7 @@ ARROWS = {
     "devices": {"errors"},
     "errors": set(),
 }
-"""One step down in `edge_runtime`; whatever can be reached along the arrows may be imported."""
+"""One step down in `edge_runtime`; whatever can be reached along the arrows may be imported. "" is its front door."""
 
 SEEN_OF_OTHER_ROOTS = {
     ("edge_runtime", "edge_kernels"): {"edge_kernels.library"},
@@ -271,6 +272,7 @@ def test_arrows_have_no_cycle() -> None:
         ("edge_runtime", "families/qwen3_vl/a.py", "import onnxruntime"),
         ("edge_runtime", "devices/a.py", "import edge_runtime.model.manifest"),
         ("edge_runtime", "errors.py", "from edge_runtime.devices.probe import Machine"),
+        ("edge_runtime", "engine/a.py", "from edge_runtime import Client"),
         ("edge_runtime", "frames/a.py", "from edge_runtime.model.manifest import Manifest"),
         ("edge_runtime", "engine/a.py", "def f():\n    from edge_runtime import serving"),
         ("edge_runtime", "engine/a.py", "import onnxruntime as ort"),
@@ -311,6 +313,7 @@ def test_planted_import_is_found(root: str, path: str, source: str) -> None:
             "cli/a.py",
             "from edge_runtime.devices.probe import Machine\nfrom edge_runtime import __version__",
         ),
+        ("edge_runtime", "__init__.py", "from edge_runtime.serving.client import Client"),
         ("edge_runtime", "vision/a.py", "from edge_runtime.model.graph import Graph"),
         ("edge_runtime", "model/graph.py", "import onnxruntime"),
         ("edge_runtime", "serving/client.py", "import zmq.asyncio"),
@@ -348,6 +351,19 @@ def test_importing_the_runtime_does_no_heavy_work() -> None:
     heavy = {"numpy", "onnxruntime", "zmq", "cv2", "PIL", "torch"}
     code = f"import sys, edge_runtime; print(sorted({heavy!r} & set(sys.modules)))"
     assert _run_python(code) == "[]"
+
+
+def test_the_front_door_opens_to_every_name_it_lists() -> None:
+    code = (
+        "import ast, pathlib, edge_runtime as e; names = set(e.__all__); assert names == {'__version__', *e._HOMES}; "
+    )
+    code += "[getattr(e, name) for name in names]; "
+    code += "tree = ast.parse(pathlib.Path(e.__file__).read_text()); "
+    code += "told = {a.name: n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}; "
+    code += (
+        "print(all(told[name] == f'edge_runtime.{home}' for name, home in e._HOMES.items()) and dir(e) == e.__all__)"
+    )
+    assert _run_python(code) == "True"
 
 
 def test_importing_every_runtime_module_needs_no_export_or_verify_extra() -> None:
