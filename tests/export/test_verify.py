@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from edge_export.cli import app
 from edge_export.errors import OptionError, SourceError
+from edge_export.families.qwen3_vl.verify import optimum_reference
+from edge_export.families.qwen3_vl.verify.bundle_model import BundleModel
 from edge_export.random_checkpoint import config_for, write_random_checkpoint
-from edge_export.verify import command, memory, optimum_reference
-from edge_export.verify.bundle_model import BundleModel
+from edge_export.verify import command, memory
 from edge_export.verify.gate import PromptParity, run_gate, summarize
 from edge_export.verify.limits import EXACT, MAX_INT4_KL, limits_for
 from edge_runtime.errors import BundleError
