@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edge_runtime.families.qwen3_vl.footprint import decoder_values, merger_values, patch_values
 from edge_runtime.model.manifest import DECODER_WEIGHTS, Manifest
 
 
@@ -14,20 +15,14 @@ def decode_bytes(manifest: Manifest, context_tokens: int, kv_bytes_per_token: fl
 def prefill_ops(manifest: Manifest, prompt_tokens: int) -> float:
     """Operations (a multiply and an add are two) of a prompt: matrices, causal attention, one row of logits."""
     text = manifest.architecture.text
-    projections = text.head_dim * (2 * text.num_attention_heads + 2 * text.num_kv_heads)
-    matrices = text.num_layers * text.hidden_size * (projections + 3 * text.intermediate_size)
     # Scores and weighted values, each over half the square of the prompt.
     attention = 2 * text.num_layers * text.num_attention_heads * text.head_dim * prompt_tokens**2
-    return 2.0 * (prompt_tokens * matrices + text.vocab_size * text.hidden_size) + attention
+    return 2.0 * (prompt_tokens * decoder_values(text) + text.vocab_size * text.hidden_size) + attention
 
 
 def vision_ops(manifest: Manifest, image_tokens: int) -> float:
     """Operations of the vision tower on one image: patches, blocks with full attention, mergers."""
     vision = manifest.architecture.vision
     patches = image_tokens * vision.spatial_merge_size**2
-    block = vision.hidden_size * (4 * vision.hidden_size + 2 * vision.intermediate_size)
-    merged = vision.hidden_size * vision.spatial_merge_size**2
-    mergers = (1 + len(vision.deepstack_layers)) * merged * (merged + vision.out_hidden_size)
     attention = 4 * vision.depth * vision.hidden_size * patches**2
-    linear = patches * (vision.patch_dim * vision.hidden_size + vision.depth * block) + image_tokens * mergers
-    return 2.0 * linear + attention
+    return 2.0 * (patches * patch_values(vision) + image_tokens * merger_values(vision)) + attention
