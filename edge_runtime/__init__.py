@@ -1,6 +1,94 @@
 """edge_runtime: run Qwen3-VL-class vision-language models on a device you can hold.
 
-The file to read first is `edge_runtime/engine/engine.py`.
+    from edge_runtime import GenerationRequest, load, question
+
+    engine = load("pocket")
+    for event in engine.generate(GenerationRequest("1", question("What is on this screen?", "screen.png"))):
+        print(event)
+
+or, with `edge-runtime serve` running, `Client().ask("What is on this screen?", images="screen.png").text`. Names are
+imported when they are first asked for. The file to read first is `edge_runtime/engine/engine.py`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_runtime.cli.loading import PlannedBundle, load
+    from edge_runtime.devices.memory import MemoryRequest
+    from edge_runtime.engine.engine import Engine
+    from edge_runtime.engine.events import Delta, Failed, Finished
+    from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
+    from edge_runtime.errors import EdgeError
+    from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
+    from edge_runtime.serving.async_client import AsyncClient
+    from edge_runtime.serving.client import Client
+    from edge_runtime.serving.client_core import Timeouts
+    from edge_runtime.serving.images import question
+    from edge_runtime.serving.server import Server
+    from edge_runtime.serving.settings import ServerSettings
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncClient": "serving.async_client",
+    "Client": "serving.client",
+    "Delta": "engine.events",
+    "EdgeError": "errors",
+    "Engine": "engine.engine",
+    "Failed": "engine.events",
+    "Finished": "engine.events",
+    "GenerationOptions": "engine.request",
+    "GenerationRequest": "engine.request",
+    "ImagePart": "model.conversation",
+    "MemoryRequest": "devices.memory",
+    "Message": "model.conversation",
+    "PlannedBundle": "cli.loading",
+    "SamplingParams": "engine.request",
+    "Server": "serving.server",
+    "ServerSettings": "serving.settings",
+    "TextPart": "model.conversation",
+    "Timeouts": "serving.client_core",
+    "VideoPart": "model.conversation",
+    "load": "cli.loading",
+    "question": "serving.images",
+}
+"""Name -> the module it lives in, below this package."""
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Delta",
+    "EdgeError",
+    "Engine",
+    "Failed",
+    "Finished",
+    "GenerationOptions",
+    "GenerationRequest",
+    "ImagePart",
+    "MemoryRequest",
+    "Message",
+    "PlannedBundle",
+    "SamplingParams",
+    "Server",
+    "ServerSettings",
+    "TextPart",
+    "Timeouts",
+    "VideoPart",
+    "__version__",
+    "load",
+    "question",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib  # noqa: PLC0415
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,18 +1,15 @@
-"""From a bundle folder and a profile to a memory plan, and from there to an engine. Used by `ask` and `serve`."""
+"""A bundle by the name a caller has for it, loaded here or described to clients."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime import __version__
+from edge_runtime.cli.pocket import bundle_folder
 from edge_runtime.devices.memory import MemoryPlan, MemoryRequest
-from edge_runtime.devices.probe import probe_machine
-from edge_runtime.devices.select import ResolvedProfile, select_profile
+from edge_runtime.engine import load as engine_load
 from edge_runtime.engine.engine import Engine
-from edge_runtime.engine.load import load_engine, plan_bundle
 from edge_runtime.engine.request import DEFAULT_MAX_TOKENS
-from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.manifest import Manifest
 from edge_runtime.serving.messages import ModelInfo, VideoSampling
 
@@ -20,30 +17,18 @@ QUESTION_TOKENS = 512
 """Room for words that is kept beside a clip, in addition to an answer's."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedBundle:
-    """A bundle, the profile it will run with, and what that will take. Nothing heavy is loaded yet."""
+def load(bundle: str | Path, profile: str = "auto", memory: MemoryRequest | None = None) -> Engine:
+    """The engine of a bundle folder, or of `pocket`, the model that ships; planned for this machine or for `profile`.
 
-    profile: ResolvedProfile
-    bundle: Bundle
-    plan: MemoryPlan
+    Raises `BundleError`, `ProfileError`, `DoesNotFit`, or `BadParameter` for a `memory` that the model can never meet.
+    """
+    return PlannedBundle.open(bundle_folder(str(bundle)), profile, memory or MemoryRequest()).load()
 
-    @classmethod
-    def open(cls, path: Path, profile_name: str, request: MemoryRequest) -> PlannedBundle:
-        """Check the bundle and plan its memory. Raises `BundleError`, `ProfileError` or `DoesNotFit`."""
-        profile = select_profile(profile_name, probe_machine())
-        return cls(profile, *plan_bundle(path, profile, request))
 
-    @property
-    def parity_notice(self) -> str | None:
-        """What to say of a bundle that was never compared with its checkpoint."""
-        if self.bundle.manifest.parity is not None:
-            return None
-        return f"parity not measured; where the checkpoint is: edge-export verify {self.bundle.path} --source ..."
+class PlannedBundle(engine_load.PlannedBundle):
+    """A planned bundle, and what a server says of it."""
 
-    def load(self) -> Engine:
-        """Load the model as planned. Raises `BundleError`."""
-        return load_engine(self.bundle, self.profile, self.plan)
+    __slots__ = ()
 
     def model_info(self) -> ModelInfo:
         """What a server tells about the model."""

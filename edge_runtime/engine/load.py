@@ -1,12 +1,15 @@
-"""From a bundle folder to an engine: check, plan memory, load. The glue that the command line and the server call."""
+"""From a bundle folder to an engine: check, plan memory, load."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.devices.planner import MemoryPlan, MemoryRequest, plan_memory
-from edge_runtime.devices.select import ResolvedProfile
+from edge_runtime.devices.probe import probe_machine
+from edge_runtime.devices.select import ResolvedProfile, select_profile
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.settings import EngineSettings
@@ -16,34 +19,56 @@ from edge_runtime.model.footprint import footprint
 from edge_runtime.model.graph import GraphSettings, choose_execution_provider
 from edge_runtime.vision.image import ImageLimits
 
+_Planned = TypeVar("_Planned", bound="PlannedBundle")
 
-def plan_bundle(
-    path: Path, profile: ResolvedProfile, request: MemoryRequest, *, verify_hashes: bool = False
-) -> tuple[Bundle, MemoryPlan]:
+
+@dataclass(frozen=True, slots=True)
+class PlannedBundle:
+    """A bundle, the profile it will run with, and what that will take. Nothing heavy is loaded yet."""
+
+    profile: ResolvedProfile
+    bundle: Bundle
+    plan: MemoryPlan
+
+    @classmethod
+    def open(cls: type[_Planned], path: Path, profile_name: str, request: MemoryRequest) -> _Planned:
+        """Check the bundle and plan its memory. Raises `BundleError`, `ProfileError` or `DoesNotFit`."""
+        profile = select_profile(profile_name, probe_machine())
+        return cls(profile, *plan_bundle(path, profile, request))
+
+    @property
+    def parity_notice(self) -> str | None:
+        """What to say of a bundle that was never compared with its checkpoint."""
+        if self.bundle.manifest.parity is not None:
+            return None
+        return f"parity not measured; where the checkpoint is: edge-export verify {self.bundle.path} --source ..."
+
+    def load(self) -> Engine:
+        """Load the model as planned. Raises `BundleError`."""
+        return load_engine(self.bundle, self.profile, self.plan)
+
+
+def plan_bundle(path: Path, profile: ResolvedProfile, request: MemoryRequest) -> tuple[Bundle, MemoryPlan]:
     """Open a bundle and decide what of it fits; loads nothing.
 
     Raises `BundleError`, also for a bundle whose parity gate failed, `DoesNotFit`, or `BadParameter` for a request the
     model can never meet.
     """
-    bundle = open_bundle(path, verify_hashes=verify_hashes)
+    bundle = open_bundle(path)
     refuse_failed(bundle)
     return bundle, plan_memory(footprint(bundle.manifest), profile, request)
 
 
-def load_engine(
-    bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan, *, image_limits: ImageLimits | None = None
-) -> Engine:
+def load_engine(bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan) -> Engine:
     """Load the graphs of `bundle` on the profile's threads and make an engine with the plan's limits.
 
     Raises `BundleError` if the graphs cannot be loaded.
     """
-    runner = load_runner(bundle, profile, plan, image_limits=image_limits)
+    runner = load_runner(bundle, profile, plan)
     return Engine(runner, EngineSettings(prefill_chunk=plan.prefill_chunk_tokens, max_running=plan.max_chats))
 
 
-def load_runner(
-    bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan, *, image_limits: ImageLimits | None = None
-) -> BundleRunner:
+def load_runner(bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan) -> BundleRunner:
     """The model alone, for who puts an engine of their own around it. Raises as `load_engine`."""
     kernels = _installed_kernels(bundle)
     graphs = GraphSettings(
@@ -56,7 +81,7 @@ def load_runner(
         max_cache_tokens=plan.kv_tokens,
         max_pixels=plan.max_pixels,
         graphs=graphs,
-        image_limits=image_limits or ImageLimits(max_decode_bytes=plan.decoding_bytes),
+        image_limits=ImageLimits(max_decode_bytes=plan.decoding_bytes),
         kv_dtype=plan.kv_dtype,
         kernels=kernels,
     )

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_export.random_checkpoint import config_for
+from edge_kernels.library import KernelLibrary
 
 
 def small_config(**text: Any) -> dict[str, Any]:
@@ -29,10 +30,12 @@ def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(values))
 
 
-def open_graph(graph: Path) -> ort.InferenceSession:
-    """The graph on one CPU thread."""
+def open_graph(graph: Path, kernels: KernelLibrary | None = None) -> ort.InferenceSession:
+    """The graph on one CPU thread; one of flavour `edge` needs `kernels`."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
+    if kernels is not None:
+        kernels.use_in(options)
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

@@ -26,7 +26,7 @@ from edge_export.pipeline import export_bundle
 from edge_export.tensor_file import HashedFile
 from edge_export.work_folder import MARKER
 from edge_runtime.errors import BundleError
-from edge_runtime.model.manifest import EmbeddingTable, Manifest, load_manifest
+from edge_runtime.model.manifest import DECODER_WEIGHTS, MANIFEST_NAME, EmbeddingTable, Manifest, load_manifest
 from tests.conftest import NoProgress
 
 TABLE = "embedding.bin"
@@ -61,7 +61,7 @@ def leftover(parent: Path, *, name: str = "out", host: str | None = None, folder
     """What a killed export of `parent`/out leaves; its marker may say something else than it should."""
     path = parent / f"{name}.0123456789abcdef.partial-1"
     (path / "bundle").mkdir(parents=True)
-    (path / "bundle" / "decoder.onnx.data").write_bytes(b"x")
+    (path / "bundle" / DECODER_WEIGHTS).write_bytes(b"x")
     marker = {"folder": folder or path.name, "host": host or platform.node(), "process": 1}
     (path / MARKER).write_text(json.dumps(marker))
     return path
@@ -103,7 +103,7 @@ def test_force_replaces_a_bundle(tmp_path: Path, manifest: Manifest) -> None:
 
 def test_force_replaces_a_bundle_of_another_format(tmp_path: Path, manifest: Manifest) -> None:
     write_bundle(tmp_path / "out", manifest)
-    path = tmp_path / "out" / "manifest.json"
+    path = tmp_path / "out" / MANIFEST_NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 0, "unknown": 1}))
     write_bundle(tmp_path / "out", manifest, force=True)
     assert load_manifest(tmp_path / "out").format_version == manifest.format_version
@@ -126,7 +126,7 @@ def _folder(out: Path) -> None:
 
 def _foreign_manifest(out: Path) -> None:
     out.mkdir()
-    (out / "manifest.json").write_text("{}")
+    (out / MANIFEST_NAME).write_text("{}")
 
 
 def _link(out: Path) -> None:
@@ -237,7 +237,7 @@ def test_what_is_not_surely_a_leftover_of_ours_stays(
     before = names_in(tmp_path)
     write_bundle(tmp_path / "out", manifest)
     assert names_in(tmp_path) == sorted([*before, "out"])
-    assert (path / "bundle" / "decoder.onnx.data").exists()
+    assert (path / "bundle" / DECODER_WEIGHTS).exists()
     assert (tmp_path / "out.old-20260101" / "precious.txt").exists()
 
 
@@ -246,7 +246,7 @@ def test_nothing_is_cleaned_up_for_an_export_that_is_refused(tmp_path: Path) -> 
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputExists):
         BundleWriter(tmp_path / "out", force=False, needed_bytes=1)
-    assert (path / "bundle" / "decoder.onnx.data").exists()
+    assert (path / "bundle" / DECODER_WEIGHTS).exists()
 
 
 @pytest.mark.skipif(work_folder.fcntl is None, reason="needs file locks")
@@ -301,7 +301,7 @@ def test_a_bundle_that_changes_meanwhile_is_not_replaced(tmp_path: Path, manifes
         (out / "notes.txt").write_text("results")
         bundle.commit(whole)
     assert (out / "notes.txt").exists()
-    assert (out / "manifest.json").exists()
+    assert (out / MANIFEST_NAME).exists()
 
 
 def test_a_swap_that_fails_puts_the_old_bundle_back(

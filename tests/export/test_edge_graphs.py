@@ -20,22 +20,15 @@ from edge_export.quantize import quantize
 from edge_kernels.library import KernelLibrary
 from edge_kernels.packing import PackedWeight, dequantize
 from edge_runtime.model.embeddings import TokenEmbeddings
-from edge_runtime.model.manifest import kv_dtypes, load_manifest
+from edge_runtime.model.manifest import DECODER_WEIGHTS, MANIFEST_NAME, VISION_GRAPH, kv_dtypes, load_manifest
 from tests.conftest import NoProgress
 from tests.export.conftest import MakeCheckpoint
-from tests.export.small_model import small_config
+from tests.export.small_model import open_graph, small_config
 
 NUM_LAYERS, NUM_KV_HEADS, HEAD_DIM, HIDDEN, VOCAB = 4, 2, 32, 64, 1024
 """Of the tiny model."""
 TENSOR_TYPES = {"fp32": "tensor(float)", "fp16": "tensor(float16)", "int8": "tensor(int8)"}
 LAYER = "model.language_model.layers.1"
-
-
-def open_graph(graph: Path, kernels: KernelLibrary) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    kernels.use_in(options)
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("kv_dtype", kv_dtypes("edge"))
@@ -62,8 +55,8 @@ def test_decoder_contract(tiny_bundle_edge: Path, kernel_library: KernelLibrary,
 
 
 def test_vision_contract(tiny_bundle_edge: Path, tiny_bundle_int4: Path, kernel_library: KernelLibrary) -> None:
-    edge = open_graph(tiny_bundle_edge / "vision.onnx", kernel_library)
-    portable = ort.InferenceSession(tiny_bundle_int4 / "vision.onnx")
+    edge = open_graph(tiny_bundle_edge / VISION_GRAPH, kernel_library)
+    portable = ort.InferenceSession(tiny_bundle_int4 / VISION_GRAPH)
     for nodes in (ort.InferenceSession.get_inputs, ort.InferenceSession.get_outputs):
         assert [(n.name, n.type, n.shape) for n in nodes(edge)] == [(n.name, n.type, n.shape) for n in nodes(portable)]
 
@@ -86,7 +79,7 @@ def test_decoder_graphs_share_one_copy_of_the_weights(tiny_bundle_edge: Path) ->
     for offset, length, _, _ in sorted(every[0].values()):
         assert offset == -(-end // 4096) * 4096  # the next page: no overlap, no hole
         end = offset + length
-    assert end == (tiny_bundle_edge / "decoder.onnx.data").stat().st_size
+    assert end == (tiny_bundle_edge / DECODER_WEIGHTS).stat().st_size
 
 
 def packed(bundle: Path, name: str, bits: int) -> PackedWeight:
@@ -96,7 +89,7 @@ def packed(bundle: Path, name: str, bits: int) -> PackedWeight:
     for tensor in (f"{name}.int{bits}", f"{name}.scales"):
         offset, length, shape, element = found[tensor]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
-        data = (bundle / "decoder.onnx.data").read_bytes()[offset : offset + length]
+        data = (bundle / DECODER_WEIGHTS).read_bytes()[offset : offset + length]
         arrays.append(np.frombuffer(data, dtype).reshape(shape))
     return PackedWeight(*arrays)  # type: ignore[arg-type]
 
@@ -186,4 +179,4 @@ def test_without_kernels_a_bundle_is_made_and_not_judged(
     monkeypatch.setattr("edge_export.pipeline.find_kernels", lambda: None)
     manifest = export_bundle(str(checkpoint), tmp_path / "out", ExportOptions(flavour="edge"), NoProgress())
     assert manifest.parity is None
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["flavour"] == "edge"
+    assert json.loads((tmp_path / "out" / MANIFEST_NAME).read_text())["flavour"] == "edge"

@@ -17,7 +17,7 @@ from edge_export.quantize import dequantize, quantize
 from edge_export.tensor_file import HashedFile, TensorFile
 from edge_export.weight_writer import BITS, StoredMatrix
 from edge_runtime.families.qwen3_vl.config import vision_segments
-from edge_runtime.model.manifest import TensorFormat, WeightFormat, load_manifest
+from edge_runtime.model.manifest import DECODER_WEIGHTS, VISION_GRAPH, TensorFormat, WeightFormat, load_manifest
 from tests.export.small_model import open_graph, random_array
 from tests.onnx_graphs import graphs_of
 
@@ -60,7 +60,7 @@ def test_decoder_contract(bundle: Path) -> None:
 
 
 def test_vision_contract(bundle: Path) -> None:
-    graph = open_graph(bundle / "vision.onnx")
+    graph = open_graph(bundle / VISION_GRAPH)
     assert signature(graph.get_inputs()) == {
         "segment": ("tensor(int64)", []),
         "pixel_values": ("tensor(float)", ["P", 1536]),
@@ -179,7 +179,7 @@ def exact_bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     for level in levels:
         level.i = 1
     (tmp_path / "decoder.onnx").write_bytes(model.SerializeToString())
-    (tmp_path / "decoder.onnx.data").hardlink_to(exported / "decoder.onnx.data")
+    (tmp_path / DECODER_WEIGHTS).hardlink_to(exported / DECODER_WEIGHTS)
     return tmp_path
 
 
@@ -275,7 +275,7 @@ for n in (64, int(sys.argv[2])):
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kibibytes on Linux only")
 def test_vision_memory_does_not_grow_with_the_square_of_the_patches(tiny_bundle: Path) -> None:
     num_patches = 8192  # 4 heads of 8192 x 8192 float32 would be 1 GB
-    command = [sys.executable, "-c", MEASURE_VISION, str(tiny_bundle / "vision.onnx"), str(num_patches)]
+    command = [sys.executable, "-c", MEASURE_VISION, str(tiny_bundle / VISION_GRAPH), str(num_patches)]
     small, large = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     inputs = num_patches * (64 + 192 + 16) * 4
     assert large - small < inputs + 200e6

@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 
 from edge_export.cli import app
 from edge_export.errors import OptionError, SourceError
+from edge_export.families.qwen3_vl.verify import optimum_reference
+from edge_export.families.qwen3_vl.verify.bundle_model import BundleModel
 from edge_export.random_checkpoint import config_for, write_random_checkpoint
-from edge_export.verify import command, memory, optimum_reference
-from edge_export.verify.bundle_model import BundleModel
+from edge_export.verify import command, memory
 from edge_export.verify.gate import PromptParity, run_gate, summarize
 from edge_export.verify.limits import EXACT, MAX_INT4_KL, limits_for
 from edge_runtime.errors import BundleError
-from edge_runtime.model.manifest import load_manifest, save_manifest
+from edge_runtime.model.manifest import DECODER_WEIGHTS, MANIFEST_NAME, VISION_WEIGHTS, load_manifest, save_manifest
 
 
 def test_fp32_is_exact(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
@@ -68,7 +69,7 @@ def damaged_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A bundle with one value in a hundred of the decoder's weights set to zero."""
     folder = tmp_path / "damaged"
     shutil.copytree(tiny_bundle, folder)
-    data = folder / "decoder.onnx.data"
+    data = folder / DECODER_WEIGHTS
     values = np.fromfile(data, np.float32)
     values[::100] = 0
     values.tofile(data)
@@ -118,7 +119,7 @@ def test_a_result_that_cannot_be_written_is_said(
     tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    before = (folder / "manifest.json").read_bytes()
+    before = (folder / MANIFEST_NAME).read_bytes()
     good = PromptParity("x", 1.0, 0.0, 0.0, 0.0, 24, 24, None)
     monkeypatch.setattr(command, "run_gate", lambda *_: summarize([good], "numpy", EXACT))
 
@@ -129,7 +130,7 @@ def test_a_result_that_cannot_be_written_is_said(
     done = CliRunner().invoke(app, ["verify", str(folder), "--source", str(tiny_checkpoint)])
     assert done.exit_code == 2
     assert "cannot be written" in done.output
-    assert (folder / "manifest.json").read_bytes() == before
+    assert (folder / MANIFEST_NAME).read_bytes() == before
     assert not list(folder.glob("*.partial"))
 
 
@@ -180,7 +181,7 @@ def test_nan_never_passes(field: str, place: int, tiny_bundle: Path) -> None:
 def test_a_bundle_cut_short_is_refused(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, folder)
-    data = folder / "vision.onnx.data"
+    data = folder / VISION_WEIGHTS
     data.write_bytes(data.read_bytes()[:-1])
     with pytest.raises(BundleError, match=r"vision.onnx.data has \d+ bytes, the manifest says"):
         run_gate(folder, tiny_checkpoint, "numpy")

@@ -16,6 +16,14 @@ from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.errors import BundleError
 from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.graph import GraphSettings
+from edge_runtime.model.manifest import (
+    CHAT_TEMPLATE,
+    DECODER_WEIGHTS,
+    MANIFEST_NAME,
+    TOKENIZER,
+    VISION_GRAPH,
+    VISION_WEIGHTS,
+)
 from edge_runtime.vision.image import ImageLimits
 from tests.onnx_graphs import graphs_of
 
@@ -27,7 +35,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 def edit_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    path = bundle / "manifest.json"
+    path = bundle / MANIFEST_NAME
     manifest = json.loads(path.read_text())
     change(manifest)
     path.write_text(json.dumps(manifest))
@@ -57,14 +65,14 @@ def test_missing_file(bundle: Path, name: str) -> None:
 
 
 def test_size_is_always_checked(bundle: Path) -> None:
-    file = bundle / "vision.onnx.data"
+    file = bundle / VISION_WEIGHTS
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(BundleError, match="the manifest says"):
         open_bundle(bundle)
 
 
 def test_hashes_are_checked_on_request(bundle: Path) -> None:
-    file = bundle / "vision.onnx.data"
+    file = bundle / VISION_WEIGHTS
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -74,7 +82,7 @@ def test_hashes_are_checked_on_request(bundle: Path) -> None:
 
 
 def test_manifest_that_is_cut_short(bundle: Path) -> None:
-    path = bundle / "manifest.json"
+    path = bundle / MANIFEST_NAME
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(BundleError, match="not a valid manifest"):
         open_bundle(bundle)
@@ -119,12 +127,12 @@ def test_links_may_not_lead_out_of_the_folder(bundle: Path) -> None:
     (bundle / "README.md").unlink(missing_ok=True)
     inside, outside = bundle / "inside.jinja", bundle.parent / "outside.jinja"
     for target in (inside, outside):
-        shutil.copy(bundle / "chat_template.jinja", target)
-    (bundle / "chat_template.jinja").unlink()
-    (bundle / "chat_template.jinja").symlink_to(inside.name)
+        shutil.copy(bundle / CHAT_TEMPLATE, target)
+    (bundle / CHAT_TEMPLATE).unlink()
+    (bundle / CHAT_TEMPLATE).symlink_to(inside.name)
     assert open_bundle(bundle)
-    (bundle / "chat_template.jinja").unlink()
-    (bundle / "chat_template.jinja").symlink_to("../outside.jinja")
+    (bundle / CHAT_TEMPLATE).unlink()
+    (bundle / CHAT_TEMPLATE).symlink_to("../outside.jinja")
     with pytest.raises(BundleError, match="leads out of the folder"):
         open_bundle(bundle)
 
@@ -145,7 +153,7 @@ def test_a_folder_that_is_a_link_itself(bundle: Path) -> None:
 @pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(b"x")])
 def test_files_that_change_after_the_check(bundle: Path, change: Callable[[Path], object]) -> None:
     opened = open_bundle(bundle)
-    change(bundle / "tokenizer.json")
+    change(bundle / TOKENIZER)
     with pytest.raises(BundleError, match=r"tokenizer\.json"):
         opened.file("tokenizer.json")
 
@@ -194,7 +202,7 @@ def relocate(model: onnx.ModelProto, location: str) -> None:
 
 @pytest.mark.parametrize("location", ["../vision.onnx.data", "/etc/passwd", "unlisted.bin", "", "x" * 200, "a\0b"])
 def test_weights_outside_the_bundle(bundle: Path, location: str) -> None:
-    shutil.copy(bundle / "vision.onnx.data", bundle / "unlisted.bin")
+    shutil.copy(bundle / VISION_WEIGHTS, bundle / "unlisted.bin")
     edit_graph(bundle, "vision.onnx", lambda model: relocate(model, location))
     with pytest.raises(BundleError, match="the manifest does not list"):
         open_bundle(bundle)
@@ -247,9 +255,9 @@ def test_graphs_of_another_size_than_the_manifest_says(bundle: Path, field: str,
 
 
 def test_graph_of_another_contract(bundle: Path) -> None:
-    overwrite(bundle, "decoder.onnx", (bundle / "vision.onnx").read_bytes())
-    shutil.copy(bundle / "vision.onnx.data", bundle / "decoder.onnx.data")
-    size = (bundle / "decoder.onnx.data").stat().st_size
+    overwrite(bundle, "decoder.onnx", (bundle / VISION_GRAPH).read_bytes())
+    shutil.copy(bundle / VISION_WEIGHTS, bundle / DECODER_WEIGHTS)
+    size = (bundle / DECODER_WEIGHTS).stat().st_size
     edit_manifest(bundle, lambda manifest: manifest["files"]["decoder.onnx.data"].update(size_bytes=size))
     with pytest.raises(BundleError, match="does not have the inputs of this release"):
         load(bundle)

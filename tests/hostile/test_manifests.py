@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from edge_runtime.engine.request import SamplingParams
 from edge_runtime.errors import BundleError, EdgeError
-from edge_runtime.model.manifest import encode_manifest, load_manifest
+from edge_runtime.model.manifest import MANIFEST_NAME, encode_manifest, load_manifest
 
 HUGE = [0, -1, 2**31, 2**62, 2**63, 10**30]
 NO_NUMBER = [float("nan"), float("inf"), -1.0, 1e308, None, "1"]
@@ -76,14 +76,14 @@ def test_numbers_and_names_that_cannot_be(tiny_manifest: bytes, tmp_path: Path, 
     for name in path:
         place = place[int(name) if isinstance(place, list) else name]
     place[int(last) if isinstance(place, list) else last] = value
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="export the bundle again"):
         load_manifest(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def tiny_manifest(tiny_bundle: Path) -> bytes:
-    return (tiny_bundle / "manifest.json").read_bytes()
+    return (tiny_bundle / MANIFEST_NAME).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def tiny_manifest(tiny_bundle: Path) -> bytes:
     ],
 )
 def test_manifests_that_are_hard_to_read(tmp_path: Path, text: bytes, message: str) -> None:
-    (tmp_path / "manifest.json").write_bytes(text)
+    (tmp_path / MANIFEST_NAME).write_bytes(text)
     with pytest.raises(BundleError, match=message):
         load_manifest(tmp_path)
 

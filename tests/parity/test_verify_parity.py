@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from edge_export.cli import app
 from edge_export.families.qwen3_vl.reference.model import NumpyReference
+from edge_export.families.qwen3_vl.verify.optimum_export import DECODER_MODEL_TYPE, VISION_MODEL_TYPE, trace
+from edge_export.families.qwen3_vl.verify.optimum_reference import OptimumReference, open_optimum_reference
+from edge_export.families.qwen3_vl.verify.prompts import gate_prompts
 from edge_export.verify.gate import run_gate
-from edge_export.verify.optimum_export import DECODER_MODEL_TYPE, VISION_MODEL_TYPE, trace
-from edge_export.verify.optimum_reference import OptimumReference, open_optimum_reference
-from edge_export.verify.prompts import gate_prompts
 from edge_runtime.model.manifest import load_manifest
 from tests.parity.cases import CASES
 from tests.parity.theirs import Transformers

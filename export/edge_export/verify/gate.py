@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,16 @@ from tokenizers import Tokenizer
 
 from edge_export.checkpoint.checkpoint import open_checkpoint
 from edge_export.errors import OptionError, SourceError
-from edge_export.families.qwen3_vl.reference.config import read_config
-from edge_export.families.qwen3_vl.reference.model import NumpyReference
-from edge_export.families.qwen3_vl.reference.ops import Array
-from edge_export.families.qwen3_vl.reference.preprocess import Patches
-from edge_export.families.qwen3_vl.reference.prompt import Prompt
-from edge_export.families.qwen3_vl.reference.weights import Weights
-from edge_export.verify.bundle_model import BundleModel
-from edge_export.verify.limits import Limits, limits_for, quick_limits_for
+from edge_export.families.qwen3_vl.verify.family import (
+    Array,
+    BundleModel,
+    GatePrompt,
+    Judges,
+    gate_prompts,
+    open_judges,
+)
+from edge_export.verify.limits import ParityLimits, limits_for, quick_limits_for
 from edge_export.verify.memory import numpy_cache_bytes
-from edge_export.verify.prompts import GatePrompt, gate_prompts
-from edge_export.verify.rounded_weights import RoundedWeights
 from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.model.manifest import TOKENIZER, Manifest, ParityReport, load_manifest
 
@@ -37,24 +36,6 @@ ReferenceName = Literal["numpy", "optimum"]
 ANSWER_TOKENS = 24
 QUICK_PROMPT, QUICK_ANSWER_TOKENS = "wide image", 8
 """All that the quick gate of a large model asks: one question about one picture, and the start of an answer."""
-
-
-class Reference(Protocol):
-    """The model as its makers defined it."""
-
-    def vision(self, patches: Patches) -> tuple[Array, Array]:
-        """Image embeddings [N/4, D] and DeepStack features [L, N/4, D]."""
-
-    def logits(self, prompt: Prompt, answer: Sequence[int]) -> Array:
-        """Logits [n + 1, V] that choose each of the n tokens of `answer`, and the token after them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judges:
-    """The checkpoint as it is, and, for a quantized bundle, as the bundle rounds it (always by numpy)."""
-
-    reference: Reference
-    rounded: Reference | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +72,8 @@ def run_gate(
     _check_source(manifest, source)
     if manifest.flavour == "edge" and kernels is None:
         kernels = _installed_kernels()
-    model = BundleModel(bundle, manifest, read_config(source), kernels)
-    judges = _open_references(reference, source, manifest, numpy_cache_bytes())
+    model = BundleModel(bundle, manifest, source, kernels)
+    judges = open_judges(reference, source, manifest, numpy_cache_bytes())
     prompts = gate_prompts(Tokenizer.from_file(str(bundle / TOKENIZER)), manifest)
     results = []
     for prompt in prompts:
@@ -109,10 +90,10 @@ def run_quick_gate(
 
     `source` must be the checkpoint the bundle was just made from. A bundle of flavour `edge` needs `kernels`.
     """
-    model = BundleModel(bundle, manifest, read_config(source), kernels)
+    model = BundleModel(bundle, manifest, source, kernels)
     prompts = gate_prompts(Tokenizer.from_file(str(bundle / TOKENIZER)), manifest)
     (prompt,) = (prompt for prompt in prompts if prompt.name == QUICK_PROMPT)
-    result = compare(model, _open_references("numpy", source, manifest, 0), prompt, QUICK_ANSWER_TOKENS)
+    result = compare(model, open_judges("numpy", source, manifest, 0), prompt, QUICK_ANSWER_TOKENS)
     return summarize([result], "numpy", quick_limits_for(manifest))
 
 
@@ -136,7 +117,7 @@ def compare(model: BundleModel, judges: Judges, prompt: GatePrompt, answer_token
     )
 
 
-def summarize(results: Sequence[PromptParity], reference: ReferenceName, limits: Limits) -> ParityReport:
+def summarize(results: Sequence[PromptParity], reference: ReferenceName, limits: ParityLimits) -> ParityReport:
     """The worst of the maxima, the mean of the means, and whether all of it is within the limits.
 
     NaN anywhere stays NaN (Python's own min and max would lose it).
@@ -172,17 +153,6 @@ def _check_source(manifest: Manifest, source: Path) -> None:
             f"{source} is not the checkpoint this bundle was made from: its SHA-256 is {found[:16]}..., the bundle "
             f"says {manifest.source_sha256[:16]}...; give the right checkpoint, or export this one again"
         )
-
-
-def _open_references(name: str, source: Path, manifest: Manifest, cache_bytes: int) -> Judges:
-    rounded = None
-    if manifest.tensor_errors:
-        rounded = NumpyReference(source, RoundedWeights(source, manifest, cache_bytes // 2))
-    if name == "numpy":
-        return Judges(NumpyReference(source, Weights(source, cache_bytes // 2)), rounded)
-    from edge_export.verify.optimum_reference import open_optimum_reference  # noqa: PLC0415  needs torch
-
-    return Judges(open_optimum_reference(source), rounded)
 
 
 def _cosine(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:

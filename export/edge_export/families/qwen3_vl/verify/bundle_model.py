@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_export.families.qwen3_vl.reference.config import ReferenceConfig
+from edge_export.families.qwen3_vl.reference.config import read_config
 from edge_export.families.qwen3_vl.reference.decoder import DecoderInput
 from edge_export.families.qwen3_vl.reference.ops import Array
 from edge_export.families.qwen3_vl.reference.positions import Ints, position_interpolation, vision_rotary
 from edge_export.families.qwen3_vl.reference.preprocess import Patches
 from edge_export.families.qwen3_vl.reference.prompt import Prompt, decoder_input, position_ids
-from edge_export.verify.decoder_run import EDGE_KV_DTYPE, open_run
+from edge_export.families.qwen3_vl.verify.decoder_run import EDGE_KV_DTYPE, open_run
 from edge_export.verify.ort import ort
 from edge_kernels.library import KernelLibrary
 from edge_kernels.packing import GROUP, PackedWeight, unpack
@@ -31,16 +31,14 @@ INT8_ZERO_POINT = 128
 class BundleModel:
     """The vision and decoder graphs of one bundle; one of them is loaded at a time, so that large ones fit."""
 
-    def __init__(
-        self, bundle: Path, manifest: Manifest, config: ReferenceConfig, kernels: KernelLibrary | None
-    ) -> None:
-        """Check the files; graphs of flavour `edge` need `kernels`.
+    def __init__(self, bundle: Path, manifest: Manifest, source: Path, kernels: KernelLibrary | None) -> None:
+        """Check the files; `source` is the checkpoint, and graphs of flavour `edge` need `kernels`.
 
         Raises `BundleError` where a file of the bundle is missing or cut short.
         """
         _check_files(bundle, manifest)
         self._manifest = manifest
-        self._config = config
+        self._config = read_config(source)
         self._bundle = bundle
         self._kernels = kernels
         self._loaded: tuple[str, ort.InferenceSession] | None = None

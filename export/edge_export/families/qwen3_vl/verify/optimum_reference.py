@@ -49,7 +49,7 @@ class OptimumReference:
         import torch  # noqa: PLC0415  heavy, and only in the verify extra
         from transformers import Qwen3VLForConditionalGeneration  # noqa: PLC0415
 
-        from edge_export.verify.optimum_export import DECODER_MODEL_TYPE, VISION_MODEL_TYPE, trace  # noqa: PLC0415
+        from edge_export.families.qwen3_vl.verify.optimum_export import DECODER_MODEL_TYPE, VISION_MODEL_TYPE, trace  # noqa: PLC0415
 
         self._config = read_config(source)
         model = Qwen3VLForConditionalGeneration.from_pretrained(
