@@ -26,32 +26,48 @@ class Checkpoint:
     length: int
 
 
-class KVLease(Protocol):
+class KVLease:
     """The room one chat holds in the cache, and with it all that a model keeps of the chat's past.
 
     `truncate` works for keys and values alone. A state that every token is folded into (a recurrent layer's) can only
     be restored from a checkpoint taken before; what should work for any model uses those.
     """
 
-    @property
-    def capacity(self) -> int:
+    __slots__ = ("_length", "capacity")
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         """Tokens that fit."""
+        self._length = 0
 
     @property
     def length(self) -> int:
         """Tokens that are in; a decoder run of T tokens adds T."""
+        return self._length
+
+    def extend(self, num_tokens: int) -> None:
+        """Count `num_tokens` more as in. Raises `InternalError` past the capacity."""
+        if num_tokens < 0 or self._length + num_tokens > self.capacity:
+            raise InternalError(f"{self._length} + {num_tokens} tokens in a KV lease of {self.capacity}")
+        self._length += num_tokens
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from `length` on."""
+        if not 0 <= length <= self._length:
+            raise InternalError(f"a KV lease of {self._length} tokens cannot be cut to {length}")
+        self._length = length
 
     def checkpoint(self) -> Checkpoint:
         """This moment, to go back to; later ones are lost by that. Costs next to nothing."""
+        return Checkpoint(self._length)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to `checkpoint`, which is of this lease and not of a moment that was lost."""
+        self.truncate(checkpoint.length)
 
     def free(self) -> None:
         """Give the room back. Idempotent; the lease is dead afterwards."""
+        raise NotImplementedError
 
 
 class KVCache(Protocol):
@@ -69,47 +85,7 @@ class KVCache(Protocol):
         """Room for `num_tokens`, or None while other chats hold too much of it."""
 
 
-class CountedLease:
-    """What all leases have: a capacity, and a length that runs extend and truncation cuts."""
-
-    __slots__ = ("_capacity", "_length")
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._length = 0
-
-    @property
-    def capacity(self) -> int:
-        """Tokens that fit."""
-        return self._capacity
-
-    @property
-    def length(self) -> int:
-        """Tokens that are in."""
-        return self._length
-
-    def extend(self, num_tokens: int) -> None:
-        """Count `num_tokens` more as in. Raises `InternalError` past the capacity."""
-        if num_tokens < 0 or self._length + num_tokens > self._capacity:
-            raise InternalError(f"{self._length} + {num_tokens} tokens in a KV lease of {self._capacity}")
-        self._length += num_tokens
-
-    def truncate(self, length: int) -> None:
-        """Forget all tokens from `length` on."""
-        if not 0 <= length <= self._length:
-            raise InternalError(f"a KV lease of {self._length} tokens cannot be cut to {length}")
-        self._length = length
-
-    def checkpoint(self) -> Checkpoint:
-        """This moment, to go back to."""
-        return Checkpoint(self._length)
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to `checkpoint`."""
-        self.truncate(checkpoint.length)
-
-
-class ContiguousLease(CountedLease, Generic[Buffers]):
+class ContiguousLease(KVLease, Generic[Buffers]):
     """One chat's own buffers, each as long as its capacity. `buffers` is whatever the cache was told to allocate."""
 
     __slots__ = ("_buffers", "_cache")
@@ -131,7 +107,7 @@ class ContiguousLease(CountedLease, Generic[Buffers]):
         if self._buffers is not None:
             self._buffers = None
             self._length = 0
-            self._cache.give_back(self._capacity)
+            self._cache.give_back(self.capacity)
 
 
 class ContiguousKVCache(Generic[Buffers]):
@@ -168,7 +144,7 @@ class ContiguousKVCache(Generic[Buffers]):
         self._free_tokens += num_tokens
 
 
-class PagedLease(CountedLease):
+class PagedLease(KVLease):
     """The blocks of one chat, taken whole when it is admitted: a chat that runs cannot run out of room."""
 
     __slots__ = ("_block_ids", "_cache")
