@@ -54,19 +54,19 @@ parity: $(PARITY_VENV)/.verify
 # 20 and 5 are rounds of random shapes for every op and instruction set.
 sanitize:
 	cmake -S . -B build/sanitize -DEDGE_KERNEL_TESTS=ON -DEDGE_SANITIZE=address,undefined >/dev/null
-	cmake --build build/sanitize --parallel
+	cmake --build build/sanitize
 	build/sanitize/kernels/kernel_test 20
 
 # qemu-user has AVX2 at most: what is above it is compiled to plain C++ (tests/kernels/csrc/emulated).
 emulate:
 	cmake -S . -B build/emulate -DEDGE_KERNEL_TESTS=ON -DEDGE_EMULATED_AVX512=ON >/dev/null
-	cmake --build build/emulate --parallel --target kernel_test
+	cmake --build build/emulate --target kernel_test
 	for cpu in Nehalem max; do qemu-x86_64 -cpu $$cpu build/emulate/kernels/kernel_test 10 || exit 1; done
 
 arm:
 	cmake -S . -B build/arm -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
 	    -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DEDGE_KERNEL_TESTS=ON >/dev/null
-	cmake --build build/arm --parallel
+	cmake --build build/arm
 	qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu build/arm/kernels/kernel_test 5
 
 check: $(VENV)/.dev

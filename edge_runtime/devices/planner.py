@@ -216,9 +216,8 @@ class _Search:
         return self.footprint.vision_bytes_per_patch * (rung.max_pixels // self.footprint.patch_size**2)
 
     def _feature_tokens(self, rung: _Settings) -> int:
-        """Most image tokens whose features one chat holds: those of a chunk, and of the images it cuts at both ends."""
-        cut = 2 * self.footprint.image_tokens(rung.max_pixels)
-        return min(rung.prefill_chunk_tokens + cut, rung.context_tokens)
+        """Most image tokens whose features one chat holds: those of a chunk, and the rest of the image that it cuts."""
+        return min(rung.prefill_chunk_tokens + self.footprint.image_tokens(rung.max_pixels), rung.context_tokens)
 
     def _prefill_bytes(self, rung: _Settings) -> int:
         per_context_token = self.footprint.prefill_bytes_per_token_and_context

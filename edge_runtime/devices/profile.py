@@ -51,7 +51,7 @@ class Memory(_Record, frozen=True, kw_only=True):
     max_budget_bytes: _Bytes | None = None
 
 
-class Limits(_Record, frozen=True, kw_only=True):
+class ProfileLimits(_Record, frozen=True, kw_only=True):
     """What the memory planner starts from; it goes lower where the memory is too small."""
 
     context_tokens: _Positive
@@ -75,7 +75,7 @@ class DeviceProfile(_Record, frozen=True, kw_only=True):
     description: str
     cpu: Cpu
     memory: Memory
-    limits: Limits
+    limits: ProfileLimits
     execution: Execution
     sources: dict[str, str]
     """Where each number comes from, by dotted field name: a page, a measurement, or the reason of a choice."""

@@ -141,11 +141,11 @@ class BundleRunner:
         embeds = self._embeddings.lookup(step.token_ids)
         deepstack = np.zeros((len(self._architecture.vision.deepstack_layers), *embeds.shape), dtype=np.float32)
         for media in step.log.media:
-            first = media.span.start
-            low, high = max(start, first), min(stop, media.span.stop)
+            first = media.span.start + media.num_dropped
+            low, high = max(start, media.span.start), min(stop, media.span.stop)
             if low >= high:
                 continue
-            if media.features is None:
+            if media.features is None or low < first:
                 raise InternalError(f"tokens {low} to {high} belong to an image that is not encoded, or was released")
             embeds[low - start : high - start] = media.features.embeds[low - first : high - first]
             deepstack[:, low - start : high - start] = media.features.deepstack[:, low - first : high - first]

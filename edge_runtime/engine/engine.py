@@ -211,7 +211,7 @@ class Engine:
             if chat.num_cached != length and not chat.cancel.cancelled:
                 raise InternalError(f"after a run {chat.num_cached} tokens are cached, not {length}")
         for chat in prefilling:
-            chat.log.drop_features(chat.num_cached)
+            chat.log.drop_features(chat.num_cached, chat.prefill_chunk)
         return [(chat, logits) for (chat, _), logits in zip(shares, outputs, strict=True)]
 
     def _own_events(self, request_id: str, events: Sequence[Event]) -> list[Event]:

@@ -35,7 +35,8 @@ class Media:
     encoding: Encoding | None = None
     """Its patches on their way through the vision graph."""
     features: VisionFeatures | None = None
-    """What came of it; None again once all its tokens are in the cache."""
+    """What came of it, for its tokens from number `num_dropped` on; None again once all of them are in the cache."""
+    num_dropped: int = 0
 
     @property
     def ready(self) -> bool:
@@ -121,8 +122,18 @@ class TokenLog:
         media = self.next_media
         return media is not None and media.span.start < stop
 
-    def drop_features(self, num_cached: int) -> None:
-        """Let go of the features whose tokens are all among the first `num_cached`."""
+    def drop_features(self, num_cached: int, chunk: int) -> None:
+        """Let go of the features of the first `num_cached` tokens; the next run will be of `chunk` tokens.
+
+        What is left of an image that ends within that run is copied, so that the rest of it can go: no more than
+        `chunk` rows and those of one image are ever held.
+        """
         for media in self.media:
-            if media.span.stop <= num_cached:
+            if media.features is None:
+                continue
+            num_left = media.span.stop - num_cached
+            if num_left <= 0:
                 media.features = None
+            elif num_left <= min(chunk, len(media.features.embeds) - 1):
+                media.features = media.features.last(num_left)
+                media.num_dropped = media.span.grid.num_tokens - num_left

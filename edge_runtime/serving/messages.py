@@ -20,6 +20,7 @@ PROTOCOL_VERSION = 1
 MAX_ID_LENGTH = 128
 
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+_MIB = 2**20
 _Index = Annotated[int, msgspec.Meta(ge=0)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
@@ -155,14 +156,14 @@ class ModelInfo(msgspec.Struct, frozen=True):
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one message, one client and the server may have at most; checked before anything is decoded."""
 
-    max_frame_bytes: int
-    max_message_bytes: int
-    max_frames: int
-    max_header_bytes: int
-    max_in_flight: int
-    max_in_flight_per_client: int
-    max_parts: int = 4096
-    max_in_flight_bytes: int = 512 * 2**20
+    max_frame_bytes: int = 128 * _MIB  # a raw 8K picture is 95 MiB
+    max_message_bytes: int = 512 * _MIB
+    max_frames: int = 1024
+    max_header_bytes: int = 4 * _MIB
+    max_in_flight: int = 64
+    max_in_flight_per_client: int = 16
+    max_parts: int = 4096  # a chat of many turns; no model has room for so many pictures
+    max_in_flight_bytes: int = 512 * _MIB  # one largest message, or twenty raw 4K screenshots
 
     def check_frames(self, frames: Sequence[memoryview]) -> None:
         """Raise `ProtocolError` unless `frames` is a header and no more binary frames, and bytes, than allowed."""
@@ -193,18 +194,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
-_MIB = 2**20
-
-DEFAULT_LIMITS = Limits(
-    max_frame_bytes=128 * _MIB,  # a raw 8K picture is 95 MiB
-    max_message_bytes=512 * _MIB,
-    max_frames=1024,
-    max_header_bytes=4 * _MIB,
-    max_in_flight=64,
-    max_in_flight_per_client=16,
-    max_parts=4096,  # a chat of many turns; no model has room for so many pictures
-    max_in_flight_bytes=512 * _MIB,  # one largest message, or twenty raw 4K screenshots
-)
+DEFAULT_LIMITS = Limits()
 
 
 class InfoReply(_Message, ModelInfo, frozen=True, kw_only=True, tag="info_reply"):

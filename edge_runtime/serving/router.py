@@ -38,7 +38,7 @@ class Sent(enum.Enum):
 
 
 class Router:
-    """A bound ROUTER socket, and the monitor that says when connections end."""
+    """A bound ROUTER socket, and the monitor that says when connections end; both are there to be polled."""
 
     def __init__(self, settings: ServerSettings) -> None:
         """Bind. Raises `BadParameter`, `AddressInUse` or `ServerError`."""
@@ -47,17 +47,17 @@ class Router:
         self._listener = Listener(address, settings.socket_mode, settings.socket_group)
         self.num_turned_away = 0
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
+        self.socket = self._context.socket(zmq.ROUTER)
         events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-        self.monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(events)
+        self.monitor: zmq.Socket[bytes] = self.socket.get_monitor_socket(events)
         try:
             self._configure(settings)
-            self._socket.setsockopt(zmq.USE_FD, self._listener.duplicate())
-            self._socket.bind(address)
+            self.socket.setsockopt(zmq.USE_FD, self._listener.duplicate())
+            self.socket.bind(address)
         except zmq.ZMQError as error:
             self.close(linger_ms=0)
             raise ServerError(f"cannot listen at {address}: {error}") from error
-        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def _configure(self, settings: ServerSettings) -> None:
         options = {
@@ -73,18 +73,13 @@ class Router:
             zmq.IPV6: int("[" in settings.bind),
         }
         for option, value in options.items():
-            self._socket.setsockopt(option, value)
-
-    @property
-    def socket(self) -> zmq.Socket[bytes]:
-        """The socket, for polling."""
-        return self._socket
+            self.socket.setsockopt(option, value)
 
     def receive(self, limit: int) -> Iterator[tuple[bytes, list[memoryview]]]:
         """Up to `limit` waiting messages: the sender's identity, and its frames without a copy."""
         for _ in range(limit):
             try:
-                identity, *frames = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
+                identity, *frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 return
             yield identity.bytes, [frame.buffer for frame in frames]
@@ -92,7 +87,7 @@ class Router:
     def send(self, identity: bytes, payload: bytes) -> Sent:
         """Send one message without ever blocking."""
         try:
-            self._socket.send_multipart([identity, payload], zmq.DONTWAIT)
+            self.socket.send_multipart([identity, payload], zmq.DONTWAIT)
         except zmq.Again:
             return Sent.FULL
         except zmq.ZMQError as error:
@@ -118,9 +113,9 @@ class Router:
 
     def close(self, linger_ms: int = _LINGER_MS) -> None:
         """Close the socket, giving the last messages `linger_ms` to leave. Idempotent."""
-        if not self._socket.closed:
+        if not self.socket.closed:
             self._listener.close()
-            self._socket.disable_monitor()
+            self.socket.disable_monitor()
             self.monitor.close(0)
-            self._socket.close(linger_ms)
+            self.socket.close(linger_ms)
             self._context.term()

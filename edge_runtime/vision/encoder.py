@@ -38,6 +38,10 @@ class VisionFeatures:
     deepstack: NDArray[np.float32]
     """[L, n, D] rows added to the output of the first L decoder layers; L may be 0."""
 
+    def last(self, count: int) -> VisionFeatures:
+        """A copy of the last `count` rows."""
+        return VisionFeatures(self.embeds[-count:].copy(), self.deepstack[:, -count:].copy())
+
 
 class VisionEncoder:
     """Runs the vision graph, one temporal patch (an image, or a pair of video frames) at a time."""

@@ -149,7 +149,7 @@ def test_plenty_of_memory_gives_all_that_the_profile_offers() -> None:
         1300 * MIB
         + 250 * MIB
         + 229_376 * 2 * 16_384
-        + 32_768 * 2 * (256 + 2 * 2_040)  # a chunk, and the images that it cuts at both ends
+        + 32_768 * 2 * (256 + 2_040)  # a chunk, and the image that it cuts
         + 60_000 * (2_088_960 // 256)
         + 256 * (200_000 + 64 * 16_384)
     )
@@ -160,8 +160,8 @@ def test_plenty_of_memory_gives_all_that_the_profile_offers() -> None:
     [
         (12_288, 2, 16_384, 256, 2_088_960),
         (8_192, 1, 16_384, 256, 2_088_960),
-        (4_096, 1, 8_192, 256, 2_088_960),
-        (2_600, 1, 2_432, 256, 1_441_792),
+        (4_096, 1, 8_704, 256, 2_088_960),
+        (2_600, 1, 2_496, 256, 1_507_328),
     ],
 )
 def test_what_gives_way_first(budget_mib: int, chats: int, context: int, chunk: int, max_pixels: int) -> None:

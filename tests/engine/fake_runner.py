@@ -31,7 +31,10 @@ from edge_runtime.vision.plan import VisionRun
 EOS, THINK, END_THINK, IMAGE = 256, 257, 258, 259
 VOCAB = 260
 TOKENS_PER_IMAGE = 7
-FEATURES = VisionFeatures(np.zeros((TOKENS_PER_IMAGE, 1), np.float32), np.zeros((0, TOKENS_PER_IMAGE, 1), np.float32))
+FEATURES = VisionFeatures(
+    np.arange(TOKENS_PER_IMAGE, dtype=np.float32)[:, np.newaxis], np.zeros((0, TOKENS_PER_IMAGE, 1), np.float32)
+)
+"""Row r of `embeds` is r."""
 
 
 class FakePixels:
@@ -192,6 +195,10 @@ class FakeRunner:
             if media.span.start < stop and start < media.span.stop:
                 assert media.run is None, "an image was not encoded before its tokens"
                 assert media.features is not None, "image features are gone"
+                low, high = max(start, media.span.start), min(stop, media.span.stop)
+                first = media.span.start + media.num_dropped
+                rows = media.features.embeds[max(0, low - first) : high - first, 0] + media.span.start
+                assert rows.tolist() == list(range(low, high)), "these are other tokens' features"
         lease.tokens += step.token_ids.tolist()
         assert lease.length <= lease.capacity
         assert lease.tokens[: log.num_prompt] == log.input_ids[: lease.length].tolist()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_runtime.engine.events import Finished
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from tests.engine.fake_runner import (
     TOKENS_PER_IMAGE,
     FakeCache,
     FakeEncoding,
     FakePixels,
     FakeRunner,
+    by_request,
     engine_of,
     last_of,
     request,
@@ -160,6 +165,26 @@ def test_images_are_encoded_just_before_the_chunk_that_needs_them_and_let_go_aft
         held.append(sum(media.features is not None for media in log.media))
     assert held == [1, 0] * 4 + [0]
     assert runner.encodes == ["looks"] * 4
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(1, 20)), min_size=1, max_size=8), st.integers(1, 12))
+def test_a_chat_holds_the_features_of_a_chunk_and_one_image_at_most(parts: list[int | None], chunk: int):
+    """None is an image, a number so many bytes of text."""
+    content = [ImagePart(b"") if part is None else TextPart("x" * part) for part in parts]
+    tokens = []
+    for size in (chunk, 1000):
+        runner = FakeRunner()
+        engine = engine_of(runner, prefill_chunk=size)
+        engine.submit(GenerationRequest("r", (Message("user", content),), max_tokens=3))
+        log = engine._chats["r"].log
+        events = []
+        while engine.has_work:
+            events += engine.step()
+            held = [len(media.features.embeds) for media in log.media if media.features is not None]
+            assert sum(held) <= min(size + TOKENS_PER_IMAGE, log.image_tokens)
+        tokens.append(last_of(by_request(events), "r").token_ids)
+        assert not any(media.features for media in log.media)
+    assert tokens[0] == tokens[1]
 
 
 def test_an_image_across_two_chunks_is_held_until_the_second_has_run():

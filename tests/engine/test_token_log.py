@@ -8,8 +8,9 @@ from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.families.qwen3_vl.decoder import prompt_positions
 from edge_runtime.families.qwen3_vl.patchify import Normalization
 from edge_runtime.families.qwen3_vl.processor import TokenGrid, VisionSpan
+from edge_runtime.vision.encoder import VisionFeatures
 from edge_runtime.vision.plan import VisionRun
-from tests.engine.fake_runner import FEATURES, FakeEncoding, FakePixels
+from tests.engine.fake_runner import FakeEncoding, FakePixels
 
 SPAN = VisionSpan(3, TokenGrid(2, 4))
 RUN = VisionRun((b"",), 64, 128, Normalization.of((0.5,), (0.5,)))
@@ -45,12 +46,19 @@ def test_features_are_wanted_for_the_tokens_they_stand_behind_and_dropped_after_
     log = log_of(30, first, second)
     assert (log.image_tokens, log.next_media) == (16, first)
     assert [log.lacks_features(stop) for stop in (3, 4, 30)] == [False, True, True]
-    first.run, first.features = None, FEATURES
+    rng = np.random.default_rng(0)
+    features = VisionFeatures(rng.random((8, 4), np.float32), rng.random((2, 8, 4), np.float32))
+    first.run, first.features = None, features
     assert log.next_media is second
     assert [log.lacks_features(stop) for stop in (20, 21)] == [False, True]
-    log.drop_features(10)
-    assert first.features is FEATURES
-    log.drop_features(11)
+    log.drop_features(7, chunk=2)
+    assert first.features is features
+    log.drop_features(8, chunk=3)
+    assert (len(first.features.embeds), first.num_dropped) == (3, 5)
+    assert np.array_equal(first.features.embeds, features.embeds[5:])
+    assert np.array_equal(first.features.deepstack, features.deepstack[:, 5:])
+    assert not np.shares_memory(first.features.embeds, features.embeds)
+    log.drop_features(11, chunk=3)
     assert first.features is None
     assert log.next_media is second
 

@@ -27,7 +27,7 @@ from edge_export.families.qwen3_vl.verify.family import (
     gate_prompts,
     open_judges,
 )
-from edge_export.verify.limits import Limits, limits_for, quick_limits_for
+from edge_export.verify.limits import ParityLimits, limits_for, quick_limits_for
 from edge_export.verify.memory import numpy_cache_bytes
 from edge_kernels.library import KernelError, KernelLibrary
 from edge_runtime.model.manifest import TOKENIZER, Manifest, ParityReport, load_manifest
@@ -117,7 +117,7 @@ def compare(model: BundleModel, judges: Judges, prompt: GatePrompt, answer_token
     )
 
 
-def summarize(results: Sequence[PromptParity], reference: ReferenceName, limits: Limits) -> ParityReport:
+def summarize(results: Sequence[PromptParity], reference: ReferenceName, limits: ParityLimits) -> ParityReport:
     """The worst of the maxima, the mean of the means, and whether all of it is within the limits.
 
     NaN anywhere stays NaN (Python's own min and max would lose it).

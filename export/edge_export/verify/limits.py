@@ -11,7 +11,7 @@ from edge_runtime.model.manifest import Manifest, ParityReport
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ParityLimits:
     """Bounds on a parity report. KL in nats; None: not bounded."""
 
     min_vision_cosine: float
@@ -43,7 +43,7 @@ class Limits:
         return msgspec.structs.replace(report, passed=not self.failures(report))
 
 
-EXACT = Limits(0.99999, max_abs_logit_error=1e-3, max_mean_kl=1e-6, max_rounded_kl=1e-6, min_greedy_share=1.0)
+EXACT = ParityLimits(0.99999, max_abs_logit_error=1e-3, max_mean_kl=1e-6, max_rounded_kl=1e-6, min_greedy_share=1.0)
 """fp32: the same function up to the order of additions."""
 
 # What rounding costs was measured on random tiny models, the worst there are: nothing in them was trained to be robust.
@@ -63,7 +63,7 @@ MIN_INT8_GREEDY_SHARE = 0.7
 MIN_INT4_GREEDY_SHARE = 0.1
 
 
-def limits_for(manifest: Manifest) -> Limits:
+def limits_for(manifest: Manifest) -> ParityLimits:
     """The bounds for the coarsest storage among all tensors: a little above what it costs.
 
     int4 is loose about what the rounding of weights costs, and as tight as int8 about the graphs that use them.
@@ -74,7 +74,7 @@ def limits_for(manifest: Manifest) -> Limits:
     if stored == {"fp32"}:
         return EXACT
     coarse = manifest.flavour == "edge" and "int4" in stored
-    return Limits(
+    return ParityLimits(
         MIN_VISION_COSINE,
         max_abs_logit_error=None,
         max_mean_kl=MAX_INT4_KL if "int4" in stored else MAX_INT8_KL_PER_LAYER * layers,
@@ -83,7 +83,7 @@ def limits_for(manifest: Manifest) -> Limits:
     )
 
 
-def quick_limits_for(manifest: Manifest) -> Limits:
+def quick_limits_for(manifest: Manifest) -> ParityLimits:
     """The bounds for one short prompt of a large model.
 
     What rounding costs a large model was not measured as it was for tiny ones, and a few tokens would not tell it:
