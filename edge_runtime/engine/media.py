@@ -18,7 +18,7 @@ from edge_runtime.engine.model_runner import MediaTimings
 from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.errors import BadImage, EdgeError
 from edge_runtime.families.qwen3_vl.config import VisionArchitecture
-from edge_runtime.families.qwen3_vl.patchify import Normalization, patchify
+from edge_runtime.families.qwen3_vl.processor import Normalization, patchify
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, media_parts
 from edge_runtime.model.prompt import refuse_overflow

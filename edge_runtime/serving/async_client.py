@@ -14,8 +14,8 @@ from typing import Any
 from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import SamplingParams
 from edge_runtime.serving import messages as wire
-from edge_runtime.serving.base_client import BaseClient, BaseStream, info_of
 from edge_runtime.serving.chat import Chat
+from edge_runtime.serving.client import BaseClient, BaseStream, info_of
 from edge_runtime.serving.client_core import Reply
 from edge_runtime.serving.images import ImageSource, question
 from edge_runtime.serving.link import Link

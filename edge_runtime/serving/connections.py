@@ -18,7 +18,7 @@ from edge_runtime.engine.events import Delta, Event, Failed, Finished
 from edge_runtime.errors import Cancelled, EdgeError
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.conversion import event_to_wire
-from edge_runtime.serving.router import Router, Sent
+from edge_runtime.serving.sockets import Router, Sent
 from edge_runtime.serving.summary import Summary
 
 _MAX_REFUSALS_KEPT = 1000

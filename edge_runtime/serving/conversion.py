@@ -26,8 +26,6 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
 
     Raises `RequestError` for what cannot be asked, `ProtocolError` for a part that refers to a missing frame.
     """
-    if header.protocol != wire.PROTOCOL_VERSION:
-        raise ProtocolError(f"protocol version {header.protocol} is not served, only {wire.PROTOCOL_VERSION}")
     pictures = _Pictures(frames)
     messages = tuple(_message_from_wire(message, pictures) for message in header.messages)
     return GenerationRequest(
@@ -89,9 +87,8 @@ def request_frames(
 
     Raises `BadParameter`, `BadPrompt` or `BadImage` for whatever can be seen here.
     """
-    if "stop" in fields:
-        fields = {**fields, "stop": stop_strings(fields["stop"])}
-    request = GenerationRequest(request_id, messages_of(messages), options, **fields)
+    stop = stop_strings(fields.get("stop", getattr(options, "stop", None)))
+    request = GenerationRequest(request_id, messages_of(messages), options, **{**fields, "stop": stop})
     header, frames = request_to_wire(request)
     encoded = wire.encode(header)
     if len(encoded) > (most := wire.DEFAULT_LIMITS.max_header_bytes):

@@ -23,8 +23,7 @@ from edge_runtime.errors import BadParameter, ConnectionLost, EdgeError
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import check_address
 from edge_runtime.serving.client_core import ClientCore, Reply, Timeouts
-from edge_runtime.serving.dealer import Dealer
-from edge_runtime.serving.wakeup import Wakeup
+from edge_runtime.serving.sockets import Dealer, Wakeup
 
 logger = logging.getLogger(__name__)
 

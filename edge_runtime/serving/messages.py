@@ -83,6 +83,12 @@ class Generate(_Message, GenerationOptions, frozen=True, kw_only=True, tag="gene
     messages: tuple[ChatMessage, ...]
     protocol: int = PROTOCOL_VERSION
 
+    def __post_init__(self) -> None:
+        """Raise `ProtocolError` for another version, whose options are not ours to judge; else as the options do."""
+        if self.protocol != PROTOCOL_VERSION:
+            raise ProtocolError(f"protocol version {self.protocol} is not served, only {PROTOCOL_VERSION}")
+        GenerationOptions.__post_init__(self)
+
 
 class Cancel(_Message, frozen=True, tag="cancel"):
     """Stop a request. It still ends in its own `Failed` (or in `Finished`, if that was quicker)."""
@@ -229,7 +235,7 @@ def encode(message: ClientMessage | ServerMessage) -> bytes:
 
 
 def decode_client_message(header: bytes | memoryview) -> ClientMessage:
-    """Decode what a client sent. Raises `BadParameter` for an option outside its range.
+    """Decode what a client sent. Raises `BadParameter` for an option outside its range, or `ProtocolError`.
 
     Raises `ValueError` (with the path of the wrong field) if it is not ours.
     """

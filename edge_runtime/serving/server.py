@@ -23,10 +23,9 @@ from edge_runtime.errors import EdgeError, InternalError, Overloaded, ProtocolEr
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.connections import Connection, Connections, Keep, Tally
 from edge_runtime.serving.conversion import failure_to_wire, request_from_wire
-from edge_runtime.serving.router import Router
 from edge_runtime.serving.settings import ServerSettings
+from edge_runtime.serving.sockets import Router, Wakeup
 from edge_runtime.serving.summary import Summary
-from edge_runtime.serving.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 

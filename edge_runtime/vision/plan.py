@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from edge_runtime.errors import BadImage
-from edge_runtime.families.qwen3_vl.patchify import Normalization
 from edge_runtime.families.qwen3_vl.processor import (
+    Normalization,
     PixelRange,
     Placeholder,
     TokenGrid,

@@ -19,8 +19,7 @@ from edge_runtime.engine.request import GenerationRequest, SamplingParams
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.errors import BadPrompt
-from edge_runtime.families.qwen3_vl.patchify import Normalization
-from edge_runtime.families.qwen3_vl.processor import TokenGrid, VisionSpan
+from edge_runtime.families.qwen3_vl.processor import Normalization, TokenGrid, VisionSpan
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.decoder import Logits

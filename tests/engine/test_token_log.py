@@ -6,8 +6,7 @@ import numpy as np
 
 from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.families.qwen3_vl.decoder import prompt_positions
-from edge_runtime.families.qwen3_vl.patchify import Normalization
-from edge_runtime.families.qwen3_vl.processor import TokenGrid, VisionSpan
+from edge_runtime.families.qwen3_vl.processor import Normalization, TokenGrid, VisionSpan
 from edge_runtime.vision.encoder import VisionFeatures
 from edge_runtime.vision.plan import VisionRun
 from tests.engine.fake_runner import FakeEncoding, FakePixels

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers.image_utils import load_image
 
-from edge_runtime.families.qwen3_vl.patchify import patchify
+from edge_runtime.families.qwen3_vl.processor import patchify
 from edge_runtime.model.conversation import ImagePart
 from edge_runtime.model.manifest import load_manifest
 from edge_runtime.vision.image import ImageLimits, decode_image

@@ -216,6 +216,8 @@ def test_refusals_at_the_client_name_the_place(chat: Any, error: type[EdgeError]
         ({"stop": ""}, "stop takes"),
         ({"stop": "\ud800"}, "half a character"),
         ({"sampling": {"temperature": 1}}, "wanted SamplingParams"),
+        ({"options": {"temperature": 1}}, "wanted GenerationOptions"),
+        ({"options": GenerationOptions(stop=("\ud800",))}, "half a character"),
         ({"max_tokens": "5"}, "max_tokens is '5'"),
         ({"num_logprobs": 1.0}, "num_logprobs is 1.0"),
         ({"enable_thinking": "yes"}, "enable_thinking is 'yes'"),

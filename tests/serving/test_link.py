@@ -20,7 +20,7 @@ from edge_runtime.errors import BadParameter, ConnectionLost
 from edge_runtime.serving.async_client import AsyncClient
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.client_core import ClientCore, Timeouts
-from edge_runtime.serving.dealer import Dealer
+from edge_runtime.serving.sockets import Dealer
 
 Serve = Callable[..., Any]
 

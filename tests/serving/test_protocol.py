@@ -117,6 +117,19 @@ def test_unknown_keys_are_ignored(serve: Serve, connect: Callable[[str], BareCli
     assert client.read_until_ending()[-1]["text"] == "0 "
 
 
+def test_options_are_refused_by_name_and_those_of_another_version_by_its_number(
+    serve: Serve, connect: Callable[[str], BareClient]
+) -> None:
+    client = connect(serve().address)
+    for strange, code, says in (
+        ({"top_p": 2}, "bad_parameter", "top_p is 2.0; it must be a number from 1e-06 to 1"),
+        ({"top_p": 2, "protocol": 2}, "protocol_error", "protocol version 2 is not served, only 1"),
+    ):
+        client.send(text("count 1", **strange))
+        (failed,) = client.read_until_ending()
+        assert (failed["id"], failed["code"], failed["message"]) == ("1", code, says)
+
+
 def test_the_document_names_every_field_code_and_limit() -> None:
     from edge_runtime import errors
     from edge_runtime.engine import events

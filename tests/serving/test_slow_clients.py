@@ -19,7 +19,7 @@ from edge_runtime.serving import messages as wire
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.client_core import ClientCore, Timeouts
 from edge_runtime.serving.connections import Connections, Keep, Tally
-from edge_runtime.serving.router import Sent
+from edge_runtime.serving.sockets import Sent
 from edge_runtime.serving.summary import Summary
 
 Serve = Callable[..., Any]

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.errors import BadImage
-from edge_runtime.families.qwen3_vl.patchify import Normalization, patchify
 from edge_runtime.families.qwen3_vl.processor import (
+    Normalization,
     PixelRange,
     image_target_size,
+    patchify,
     temporal_patch_times,
     video_target_size,
 )

@@ -16,7 +16,6 @@ from edge_export.families.qwen3_vl.vision_graph import build_vision
 from edge_runtime.model.manifest import Flavour, TableLayout, decoder_graph_name, kv_dtypes
 
 __all__ = [
-    "FLAVOURS",
     "build_decoder",
     "build_vision",
     "model_tensors",
