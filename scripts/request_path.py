@@ -1,6 +1,6 @@
 """Which files of edge_runtime a request passes on its way: the list in docs/architecture.md, measured.
 
-    python scripts/request_path.py BUNDLE
+    python scripts/request_path.py BUNDLE [--json]
 
 Asks a server in this process about a picture, through the client, and notes every function of every thread that is
 entered meanwhile. The process that decodes pictures is another, and not looked into.
@@ -9,6 +9,7 @@ entered meanwhile. The process that decodes pictures is another, and not looked 
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 import threading
 from pathlib import Path
@@ -77,14 +78,16 @@ def num_lines(codes: set[CodeType]) -> int:
 
 
 def main() -> None:
-    """Print the list."""
+    """Print the list; with --json as one object."""
     entered = trace_request(Path(sys.argv[1]))
-    total = inside = 0
-    for path, codes in sorted(entered.items()):
-        length, own = len((ROOT / path).read_text().splitlines()), num_lines(codes)
-        total, inside = total + length, inside + own
-        print(f"{length:5} lines, {own:4} in functions entered  {path}")
-    print(f"{len(entered)} files, {total:,} lines, {inside:,} of them in functions entered")
+    lengths = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in sorted(entered)}
+    inside = {path: num_lines(entered[path]) for path in lengths}
+    if "--json" in sys.argv:
+        print(json.dumps({"files": lengths, "lines_in_functions": inside}))
+        return
+    for path, length in lengths.items():
+        print(f"{length:5} lines, {inside[path]:4} in functions entered  {path}")
+    print(f"{len(lengths)} files, {sum(lengths.values()):,} lines, {sum(inside.values()):,} in functions entered")
 
 
 if __name__ == "__main__":
