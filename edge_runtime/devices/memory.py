@@ -16,6 +16,9 @@ GOOD_DECODING_BYTES = 80 * 2**20
 MOST_DECODING_BYTES = 1344 * 2**20
 """Decodes whatever is accepted: a WEBP of 8192x8192 with alpha takes 20 bytes a pixel."""
 
+IMAGES_KEPT = 4
+"""Images per chat whose features are kept at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFootprint:
@@ -91,6 +94,8 @@ class MemoryPlan:
     prefill_bytes: int
     decoding_bytes: int
     """For one picture while it is decoded: `ImageLimits.max_decode_bytes`, which limits the process that does it."""
+    feature_cache_bytes: int = 0
+    """For features of images seen lately, in case they are asked about again."""
 
     @property
     def kv_tokens(self) -> int:
@@ -100,15 +105,20 @@ class MemoryPlan:
     @property
     def total_bytes(self) -> int:
         """Peak memory. One chat's image is encoded before its prompt runs; of several, parts of both alternate."""
-        held = self.weights_bytes + self.fixed_bytes + self.kv_bytes + self.features_bytes
+        held = self.weights_bytes + self.fixed_bytes + self.kv_bytes + self.features_bytes + self.feature_cache_bytes
         pictures = self.decoding_bytes + DECODING_PROCESS_BYTES
         runs = (self.vision_bytes, self.prefill_bytes)
         return held + pictures + (max(runs) if self.max_chats == 1 else sum(runs))
 
     def with_room_for_pictures(self) -> MemoryPlan:
-        """The same with half of what is left of the budget for decoding, so that large pictures are accepted."""
+        """The same with half of what is left of the budget for decoding, so that large pictures are accepted.
+
+        Half of the rest is for features of images seen lately: a few of every chat's.
+        """
         room = self.decoding_bytes + (self.budget_bytes - self.total_bytes) // 2
-        return replace(self, decoding_bytes=max(self.decoding_bytes, min(room, MOST_DECODING_BYTES)))
+        plan = replace(self, decoding_bytes=max(self.decoding_bytes, min(room, MOST_DECODING_BYTES)))
+        kept = min((plan.budget_bytes - plan.total_bytes) // 2, IMAGES_KEPT * plan.features_bytes)
+        return replace(plan, feature_cache_bytes=max(kept, 0))
 
     @property
     def loaded_bytes(self) -> int:
@@ -122,6 +132,7 @@ class MemoryPlan:
             ("weights", format_bytes(self.weights_bytes), "mapped from the bundle, and repacked copies"),
             ("KV cache", format_bytes(self.kv_bytes), f"held for {chats}, {self.kv_dtype}"),
             ("features", format_bytes(self.features_bytes), "held for encoded images on their way into the cache"),
+            ("seen", format_bytes(self.feature_cache_bytes), "for images encoded lately, in case they come again"),
             ("vision", format_bytes(self.vision_bytes), f"held for an image of up to {self.max_pixels:,} pixels"),
             ("prefill", format_bytes(self.prefill_bytes), f"held for chunks of {self.prefill_chunk_tokens} tokens"),
             (

@@ -18,7 +18,7 @@ from edge_runtime.devices.profile import KVDtype
 from edge_runtime.engine.media import MediaEncoder
 from edge_runtime.engine.model_runner import Step
 from edge_runtime.engine.request import GenerationRequest
-from edge_runtime.engine.token_log import Media, TokenLog
+from edge_runtime.engine.token_log import TokenLog
 from edge_runtime.errors import InternalError
 from edge_runtime.families.qwen3_vl.decoder import RotaryTables, prompt_positions
 from edge_runtime.families.qwen3_vl.vision import vision_contract
@@ -56,6 +56,10 @@ class RunnerSettings:
     """How keys and values are stored: one of `manifest.kv_dtypes`."""
     kernels: KernelLibrary | None = None
     """Cuts pictures into patches; without it numpy does: the same bits, slower."""
+    prefill_chunk: int = 512
+    """What the engine runs of a prompt at a time, for a portable bundle: reuse begins at a multiple of it."""
+    feature_cache_bytes: int = 0
+    """For features of images that may be asked about again."""
 
 
 class BundleRunner:
@@ -117,7 +121,7 @@ class BundleRunner:
         runs = [run for plan in plans for run in plan.runs]
         return TokenLog(
             prompt.input_ids,
-            [Media(span, run) for span, run in zip(prompt.spans, runs, strict=True)],
+            self.media.media(prompt.spans, runs),
             position_ids=position_ids,
             rope_delta=rope_delta,
             starts_in_reasoning=prompt.starts_in_reasoning,
@@ -159,7 +163,7 @@ def _media_encoder(bundle: Bundle, settings: RunnerSettings, graph: Graph) -> Me
     decoder.warm()  # when the graphs are loaded, and not when the first picture waits for it
     planner = MediaPlanner(manifest, settings.image_limits, settings.max_pixels)
     encoder = VisionEncoder(graph, vision, max_pairs=MAX_PAIRS[manifest.flavour])
-    return MediaEncoder(planner, decoder, encoder, vision, settings.kernels)
+    return MediaEncoder(planner, decoder, encoder, vision, settings.kernels, settings.feature_cache_bytes)
 
 
 def _load_vision(bundle: Bundle, settings: RunnerSettings) -> Graph:
@@ -173,7 +177,7 @@ def _load_decoder(bundle: Bundle, settings: RunnerSettings) -> Decoder:
     graph = _load(bundle, decoder_graph_name(manifest.flavour, settings.kv_dtype), settings)
     if manifest.flavour == "edge":
         return RaggedDecoder(graph, manifest.architecture, settings.kv_dtype, settings.max_cache_tokens)
-    return PortableDecoder(graph, manifest.architecture, settings.max_cache_tokens)
+    return PortableDecoder(graph, manifest.architecture, settings.max_cache_tokens, settings.prefill_chunk)
 
 
 def _load(bundle: Bundle, name: str, settings: RunnerSettings) -> Graph:

@@ -55,6 +55,7 @@ class Chat:
     """One request from when it is prepared to its last event."""
 
     __slots__ = (
+        "_num_committed",
         "_repetition",
         "_sampler",
         "_unsent_ids",
@@ -63,6 +64,7 @@ class Chat:
         "clock",
         "lease",
         "log",
+        "num_vision_reused",
         "prefill_chunk",
         "request",
         "transcript",
@@ -88,6 +90,9 @@ class Chat:
         self.cancel = cancel
         self.prefill_chunk = prefill_chunk
         self.lease: KVLease | None = None
+        self.num_vision_reused = 0
+        """Images and frame pairs whose vision did not run, because it had before."""
+        self._num_committed = 0
         self._repetition = RepetitionDetector() if request.options.stop_on_repetition else None
         self._sampler = Sampler(request.options, log.input_ids)
         self._unsent_ids: list[int] = []
@@ -135,6 +140,19 @@ class Chat:
         stop = self.num_cached + num_tokens
         token_ids = self.log.ids(self.num_cached, stop)
         return Step(self.log, token_ids, self.lease, int(stop == len(self.log)), self.cancel)
+
+    def take(self, lease: KVLease) -> None:
+        """Begin to run, with what `lease` has of this chat already."""
+        self.lease = lease
+        self.num_vision_reused = self.log.skip_features(lease.num_reused)
+
+    def commit(self, block_size: int) -> None:
+        """Let others use the whole blocks that are in the cache by now."""
+        assert self.lease is not None
+        num_blocks = self.num_cached // block_size
+        if num_blocks > self._num_committed:
+            self.lease.commit(self.log.keys(block_size, num_blocks))
+            self._num_committed = num_blocks
 
     def checkpoint(self) -> Checkpoint:
         """Where it stands before a run, for `restore` if that fails."""
@@ -200,5 +218,7 @@ class Chat:
             total_ms=1e3 * (now_s - clock.submitted_s),
             prompt_tokens=self.log.num_prompt,
             image_tokens=self.log.image_tokens,
+            cached_tokens=0 if self.lease is None else self.lease.num_reused,
+            vision_cached=self.num_vision_reused,
             output_tokens=self.log.num_output,
         )

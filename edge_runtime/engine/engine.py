@@ -151,7 +151,9 @@ class Engine:
             self._runner.media.wait(plan.wait_for.log, _MEDIA_WAIT_S)
         if plan.encode is not None:
             with self._failing(plan.encode):
-                plan.encode.clock.add(self._runner.media.advance(plan.encode.log, plan.encode.cancel))
+                spent = self._runner.media.advance(plan.encode.log, plan.encode.cancel)
+                plan.encode.clock.add(spent)
+                plan.encode.num_vision_reused += spent.is_reused
         return self._forward(plan.shares) if plan.shares else []
 
     def _postprocess(self, results: Sequence[tuple[Chat, Logits | None]]) -> None:
@@ -212,6 +214,8 @@ class Engine:
                 raise InternalError(f"after a run {chat.num_cached} tokens are cached, not {length}")
         for chat in prefilling:
             chat.log.drop_features(chat.num_cached, chat.prefill_chunk)
+        for chat, _ in shares:
+            chat.commit(self._runner.kv_cache.block_size)
         return [(chat, logits) for (chat, _), logits in zip(shares, outputs, strict=True)]
 
     def _own_events(self, request_id: str, events: Sequence[Event]) -> list[Event]:

@@ -50,6 +50,10 @@ class Timings(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
     image_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    """Tokens of the prompt whose keys and values were in the cache already; the others were computed."""
+    vision_cached: int = 0
+    """Images and video frame pairs that were not encoded again."""
 
 
 class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", rename={"request_id": "id"}):

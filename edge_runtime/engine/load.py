@@ -84,6 +84,8 @@ def load_runner(bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan) -> B
         image_limits=ImageLimits(max_decode_bytes=plan.decoding_bytes),
         kv_dtype=plan.kv_dtype,
         kernels=kernels,
+        prefill_chunk=plan.prefill_chunk_tokens,
+        feature_cache_bytes=plan.feature_cache_bytes,
     )
     return BundleRunner(bundle, settings)
 

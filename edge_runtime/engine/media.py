@@ -6,28 +6,24 @@ in parts. An error names the picture it is about.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import perf_counter
 
-import numpy as np
-
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.model_runner import MediaTimings
+from edge_runtime.engine.picture_cache import FeatureCache, KnownPictures, pixel_digest, source_digests
 from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.errors import BadImage, EdgeError
 from edge_runtime.families.qwen3_vl.config import VisionArchitecture
-from edge_runtime.families.qwen3_vl.processor import Normalization, patchify
+from edge_runtime.families.qwen3_vl.processor import VisionSpan, patchify
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, media_parts
 from edge_runtime.model.prompt import refuse_overflow
 from edge_runtime.vision.decoding import BadFrame, PictureDecoder
 from edge_runtime.vision.encoder import VisionEncoder
 from edge_runtime.vision.image import Pixels
-from edge_runtime.vision.plan import MediaPlan, MediaPlanner
-
-_DIGEST_BYTES = 16
+from edge_runtime.vision.plan import MediaPlan, MediaPlanner, VisionRun
 
 
 class MediaEncoder:
@@ -40,13 +36,19 @@ class MediaEncoder:
         encoder: VisionEncoder,
         vision: VisionArchitecture,
         kernels: KernelLibrary | None,
+        cache_bytes: int = 0,
     ) -> None:
-        """`kernels` cut pictures into patches; without them numpy does: the same bits, slower."""
+        """`kernels` cut pictures into patches; without them numpy does: the same bits, slower.
+
+        `cache_bytes`: for features that are kept, the most recently used ones.
+        """
         self._planner = planner
         self._decoder = decoder
         self._encoder = encoder
         self._vision = vision
         self._kernels = kernels
+        self._known = KnownPictures()
+        self._cache = FeatureCache(cache_bytes)
 
     def plan(self, messages: tuple[Message, ...], max_context: int, cancel: CancelToken) -> list[MediaPlan]:
         """The vision runs of all images and videos; each picture's header is read once, however many parts have it.
@@ -74,10 +76,18 @@ class MediaEncoder:
             refuse_overflow(num_tokens, "images and videos", max_context)
         return plans
 
+    def media(self, spans: Sequence[VisionSpan], runs: Sequence[VisionRun]) -> list[Media]:
+        """`runs` at their places in a log, and what their pixels are if they were seen before. For any thread."""
+        sources = source_digests(runs)
+        return [
+            Media(span, run, source, self._known.digest(source))
+            for span, run, source in zip(spans, runs, sources, strict=True)
+        ]
+
     def start(self, log: TokenLog) -> None:
-        """Begin to decode the next image or frame pair of `log`, if there is one that has not been begun."""
+        """Begin to decode the next image or frame pair of `log`, if it has to be."""
         media = log.next_media
-        if media is not None and media.pixels is None and media.encoding is None:
+        if media is not None and media.pixels is None and media.encoding is None and media.digest not in self._cache:
             self._decode(media)
 
     def wait(self, log: TokenLog, timeout_s: float) -> None:
@@ -97,12 +107,18 @@ class MediaEncoder:
         assert media is not None
         decode_ms = resize_ms = 0.0
         if media.encoding is None:
-            decode_ms, resize_ms = self._begin(log, media)
+            if media.digest not in self._cache:
+                decode_ms, resize_ms = self._begin(log, media)
+            if media.digest is not None and (features := self._cache.get(media.digest)) is not None:
+                media.features, media.encoding, media.run = features, None, None
+                return MediaTimings(decode_ms, resize_ms, vision_ms=0.0, is_reused=True)
         assert media.encoding is not None
         started = perf_counter()
         if media.encoding.advance(cancel):
             media.features = media.encoding.features
             media.encoding = media.run = None
+            assert media.digest is not None
+            self._cache.put(media.digest, media.features)
         return MediaTimings(decode_ms, resize_ms, vision_ms=(perf_counter() - started) * 1e3)
 
     def release(self, log: TokenLog) -> None:
@@ -125,9 +141,13 @@ class MediaEncoder:
             pictures = media.pixels.result()
         media.pixels = None
         for following in log.media[log.media.index(media) + 1 :][:1]:
-            self._decode(following)  # while this one is encoded
+            if following.digest not in self._cache:
+                self._decode(following)  # while this one is encoded
         started = perf_counter()
-        media.digest = _digest(pictures.frames, run.normalization)
+        media.digest = pixel_digest(pictures.frames, run.normalization)
+        self._known.note(media.source, media.digest)
+        if media.digest in self._cache:
+            return pictures.decode_ms, pictures.resize_ms + (perf_counter() - started) * 1e3
         pixel_values = patchify(pictures.frames, run.normalization, vision, self._kernels)
         grid_h, grid_w = run.height // vision.patch_size, run.width // vision.patch_size
         media.encoding = self._encoder.begin(pixel_values, grid_h, grid_w)
@@ -138,15 +158,6 @@ class MediaEncoder:
         assert run is not None
         with _named(run.place):
             media.pixels = self._decoder.start(run.frames, run.height, run.width)
-
-
-def _digest(frames: tuple[Pixels, ...], normalization: Normalization) -> bytes:
-    """Of all that the features depend on, but for the model."""
-    digest = hashlib.blake2b(repr([frame.shape for frame in frames]).encode(), digest_size=_DIGEST_BYTES)
-    digest.update(normalization.scale.tobytes() + normalization.offset.tobytes())
-    for frame in frames:
-        digest.update(np.ascontiguousarray(frame).data)
-    return digest.digest()
 
 
 @contextmanager

@@ -26,6 +26,8 @@ class MediaTimings:
     decode_image_ms: float
     resize_ms: float
     vision_ms: float
+    is_reused: bool = False
+    """Whether it was not encoded, but found."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

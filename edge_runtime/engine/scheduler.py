@@ -103,7 +103,10 @@ class Scheduler:
 
         Raises `InternalError` if there is not although nothing runs.
         """
-        lease = self._kv_cache.lease(chat.max_context)
+        # The last token of a prompt always runs: its logits are wanted.
+        block_size = self._kv_cache.block_size
+        keys = chat.log.keys(block_size, (chat.log.num_prompt - 1) // block_size)
+        lease = self._kv_cache.lease(chat.max_context, keys)
         if lease is None:
             if not self._running:
                 free, room = self._kv_cache.free_tokens, self._kv_cache.max_tokens
@@ -113,7 +116,7 @@ class Scheduler:
                 )
             return False
         self._waiting.popleft()
-        chat.lease = lease
+        chat.take(lease)
         self._running.append(chat)
         return True
 

@@ -5,6 +5,7 @@ It is all there is to know of a chat's past: what is in the KV cache follows fro
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from edge_runtime.families.qwen3_vl.processor import VisionSpan
 from edge_runtime.vision.encoder import Encoding, VisionFeatures
 from edge_runtime.vision.pending import PendingPixels
 from edge_runtime.vision.plan import VisionRun
+
+_KEY_BYTES = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -28,8 +31,13 @@ class Media:
     """Its tokens."""
     run: VisionRun | None
     """What to decode; None once that has been encoded."""
+    source: bytes = b""
+    """Digest of the frames as they came, and of the size they will have."""
     digest: bytes | None = None
-    """Of the pixels as the encoder gets them, and of how they are normalized: equal ones have equal features."""
+    """Of the pixels as the encoder gets them, and of how they are normalized: equal ones have equal features.
+
+    None until they are decoded, unless they were before.
+    """
     pixels: PendingPixels | None = None
     """Its frames on their way through the decoding process."""
     encoding: Encoding | None = None
@@ -47,7 +55,16 @@ class Media:
 class TokenLog:
     """The tokens of a chat, oldest first. Grows by `append`; owned by one chat."""
 
-    __slots__ = ("_ids", "_length", "_position_ids", "media", "num_prompt", "rope_delta", "starts_in_reasoning")
+    __slots__ = (
+        "_ids",
+        "_keys",
+        "_length",
+        "_position_ids",
+        "media",
+        "num_prompt",
+        "rope_delta",
+        "starts_in_reasoning",
+    )
 
     def __init__(
         self,
@@ -66,6 +83,7 @@ class TokenLog:
         self._length = self.num_prompt = len(input_ids)
         self._position_ids = position_ids
         self.rope_delta = rope_delta
+        self._keys: list[bytes] = []
         self.media = tuple(media)
         """In the order of their tokens."""
         self.starts_in_reasoning = starts_in_reasoning
@@ -116,6 +134,32 @@ class TokenLog:
         in_prompt = self._position_ids[:, start:stop]
         after = np.arange(max(start, self.num_prompt), stop) + self.rope_delta
         return np.concatenate((in_prompt, np.broadcast_to(after, (3, len(after)))), axis=1)
+
+    def keys(self, block_size: int, num_blocks: int) -> Sequence[bytes]:
+        """Keys of the first blocks of tokens: each says all that its tokens, and those before it, depend on.
+
+        That is their ids, and of an image its pixels as the encoder gets them, and its grid; positions follow from
+        these. At most `num_blocks`; fewer where an image has not been seen yet. Always asked with one `block_size`.
+        """
+        while len(self._keys) < num_blocks:
+            start = len(self._keys) * block_size
+            inside = [one for one in self.media if one.span.start < start + block_size and start < one.span.stop]
+            if any(one.digest is None for one in inside):
+                break
+            key = hashlib.blake2b(self._keys[-1] if self._keys else b"", digest_size=_KEY_BYTES)
+            key.update(self.ids(start, start + block_size).tobytes())
+            for one in inside:
+                place = (one.span.start - start, one.span.grid.rows, one.span.grid.columns)
+                key.update(repr(place).encode() + (one.digest or b""))
+            self._keys.append(key.digest())
+        return self._keys[:num_blocks]
+
+    def skip_features(self, num_cached: int) -> int:
+        """The images whose tokens are all among the first `num_cached` need not be encoded; how many there are."""
+        skipped = [media for media in self.media if media.span.stop <= num_cached]
+        for media in skipped:
+            media.run = None
+        return len(skipped)
 
     def lacks_features(self, stop: int) -> bool:
         """Whether an image has to be encoded before the tokens up to index `stop` can be run."""

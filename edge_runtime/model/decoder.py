@@ -69,13 +69,16 @@ class Decoder(Protocol):
 class PortableDecoder:
     """Runs a graph of flavour `portable`, chat after chat."""
 
-    def __init__(self, graph: Graph, architecture: Architecture, max_cache_tokens: int) -> None:
-        """Raises `BundleError` if the graph does not have the inputs and outputs of docs/bundle.md."""
+    def __init__(self, graph: Graph, architecture: Architecture, max_cache_tokens: int, block_size: int) -> None:
+        """`block_size`: tokens that are found again together, best a prefill chunk: what is computed anew is cut alike.
+
+        Raises `BundleError` if the graph does not have the inputs and outputs of docs/bundle.md.
+        """
         check_contract(graph, portable_decoder_contract(architecture, gives_hidden="hidden" in graph.outputs))
         self._graph = graph
         self._text = architecture.text
         self._num_taps = len(architecture.vision.deepstack_layers)
-        self._kv_cache: ContiguousKVCache[Binding] = ContiguousKVCache(max_cache_tokens, self._allocate)
+        self._kv_cache: ContiguousKVCache[Binding] = ContiguousKVCache(max_cache_tokens, self._allocate, block_size)
 
     @property
     def kv_cache(self) -> ContiguousKVCache[Binding]:
@@ -111,11 +114,11 @@ class PortableDecoder:
         lease.extend(num_tokens)
         return split_logits(outputs, [step.num_logits])[0]
 
-    def _allocate(self, num_tokens: int) -> Binding:
+    def _allocate(self) -> Binding:
         """Keys and values of one chat: a single block, past and present in one."""
         names = [f"{kind}.{layer}" for layer in range(self._text.num_layers) for kind in ("key", "value")]
         rows = dict.fromkeys(names, (np.dtype(np.float32), (self._text.head_dim,)))
-        memory = KVMemory(rows, self._text.num_kv_heads, num_blocks=1, block_size=num_tokens)
+        memory = KVMemory(rows, self._text.num_kv_heads, num_blocks=1, block_size=self._kv_cache.max_tokens)
         return self._graph.bind([(f"past_{name}", f"present_{name}", memory.arrays[name]) for name in names])
 
 

@@ -1,18 +1,20 @@
-"""Who holds how much of the KV cache. Knows nothing of tokens, prompts or scheduling, nor of the memory itself.
+"""Who holds how much of the KV cache, and what of it can be used again. Knows nothing of tokens, prompts or scheduling.
 
 `KVCache` and `KVLease` are the interface the engine sees. `ContiguousKVCache` is the portable flavour's: one buffer per
-chat and layer, past and present the same memory. `PagedKVCache` is the edge flavour's: a lease is a list of blocks of
-one pool, by which the decoder graph finds a token. The memory behind both is in kv_memory.py.
+chat and layer, past and present the same memory. The edge flavour's is in paged_kv_cache.py, the memory behind both in
+kv_memory.py.
+
+What lies in the cache is found again by keys: key i says all that tokens 0 to (i + 1) x `block_size` - 1 of a chat
+depend on. Whoever asks for a lease with the keys of its first tokens gets those that are there; whoever has computed
+some says so by `commit`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.errors import InternalError
 
@@ -33,12 +35,14 @@ class KVLease:
     be restored from a checkpoint taken before; what should work for any model uses those.
     """
 
-    __slots__ = ("_length", "capacity")
+    __slots__ = ("_length", "capacity", "num_reused")
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, num_reused: int = 0) -> None:
         self.capacity = capacity
         """Tokens that fit."""
-        self._length = 0
+        self.num_reused = num_reused
+        """Tokens that were in when it was given out."""
+        self._length = num_reused
 
     @property
     def length(self) -> int:
@@ -65,6 +69,10 @@ class KVLease:
         """Go back to `checkpoint`, which is of this lease and not of a moment that was lost."""
         self.truncate(checkpoint.length)
 
+    def commit(self, keys: Sequence[bytes]) -> None:
+        """Say what its first blocks hold, one key each: others may use them. They are not to be written any more."""
+        raise NotImplementedError
+
     def free(self) -> None:
         """Give the room back. Idempotent; the lease is dead afterwards."""
         raise NotImplementedError
@@ -74,149 +82,122 @@ class KVCache(Protocol):
     """All room there is, in tokens over all chats."""
 
     @property
+    def block_size(self) -> int:
+        """Tokens that are found again, or not, together."""
+
+    @property
     def max_tokens(self) -> int:
         """Tokens that fit when nothing is leased: no single chat can be longer."""
 
     @property
     def free_tokens(self) -> int:
-        """Tokens that can be leased now."""
+        """Tokens that can be leased now; what is only kept to be used again gives way."""
 
-    def lease(self, num_tokens: int) -> KVLease | None:
-        """Room for `num_tokens`, or None while other chats hold too much of it."""
+    def lease(self, num_tokens: int, keys: Sequence[bytes] = ()) -> KVLease | None:
+        """Room for `num_tokens`, or None while other chats hold too much of it.
+
+        Its first blocks are those of the first `keys` that are in the cache; fewer than `num_tokens` have keys.
+        """
 
 
 class ContiguousLease(KVLease, Generic[Buffers]):
-    """One chat's own buffers, each as long as its capacity. `buffers` is whatever the cache was told to allocate."""
+    """One chat's own buffers. `buffers` is whatever the cache was told to allocate."""
 
-    __slots__ = ("_buffers", "_cache")
+    __slots__ = ("_cache", "_kept", "_room")
 
-    def __init__(self, cache: ContiguousKVCache[Buffers], capacity: int, buffers: Buffers) -> None:
-        super().__init__(capacity)
+    def __init__(self, cache: ContiguousKVCache[Buffers], capacity: int, kept: _Kept[Buffers], room: int) -> None:
+        """`kept`: the buffers, and what they hold of this chat; `room`: what they may come to take, in tokens."""
+        super().__init__(capacity, len(kept.keys) * cache.block_size)
         self._cache = cache
-        self._buffers: Buffers | None = buffers
+        self._kept: _Kept[Buffers] | None = kept
+        self._room = room
 
     @property
     def buffers(self) -> Buffers:
         """The memory. Raises `InternalError` after `free`."""
-        if self._buffers is None:
+        if self._kept is None:
             raise InternalError("a freed KV lease was used")
-        return self._buffers
+        return self._kept.buffers
+
+    def extend(self, num_tokens: int) -> None:
+        """Count `num_tokens` more as in. Raises `InternalError` past the capacity."""
+        super().extend(num_tokens)
+        if self._kept is not None:
+            self._kept.num_written = max(self._kept.num_written, self._length)
+
+    def commit(self, keys: Sequence[bytes]) -> None:
+        """Say what its first blocks hold; it can be used when the lease has been freed."""
+        if self._kept is not None:
+            self._kept.keys = tuple(keys)
 
     def free(self) -> None:
         """Give the room back. Idempotent; the lease is dead afterwards."""
-        if self._buffers is not None:
-            self._buffers = None
+        if self._kept is not None:
+            self._kept.keys = self._kept.keys[: self._length // self._cache.block_size]
+            self._cache.give_back(self._room, self._kept)
+            self._kept = None
             self._length = 0
-            self._cache.give_back(self.capacity)
+
+
+@dataclass(slots=True, eq=False)
+class _Kept(Generic[Buffers]):
+    """Buffers that may be used again."""
+
+    buffers: Buffers
+    keys: tuple[bytes, ...] = ()
+    """What their first blocks hold."""
+    num_written: int = 0
+    """Tokens that ever lay in them: so many take memory."""
 
 
 class ContiguousKVCache(Generic[Buffers]):
-    """A budget of tokens; each lease takes its whole length from it at once and has buffers of its own."""
+    """A budget of tokens; each lease takes its whole length from it at once and has buffers of its own.
 
-    def __init__(self, max_tokens: int, allocate: Callable[[int], Buffers]) -> None:
-        """`allocate(num_tokens)` makes the buffers of one lease; they are dropped when the lease is freed."""
-        self._max_tokens = max_tokens
-        self._free_tokens = max_tokens
-        self._allocate = allocate
-
-    @property
-    def max_tokens(self) -> int:
-        """Tokens that fit when nothing is leased."""
-        return self._max_tokens
-
-    @property
-    def free_tokens(self) -> int:
-        """Tokens that can be leased now."""
-        return self._free_tokens
-
-    def lease(self, num_tokens: int) -> ContiguousLease[Buffers] | None:
-        """Room for `num_tokens`, or None while other chats hold too much of it."""
-        if num_tokens < 1:
-            raise InternalError(f"a KV lease of {num_tokens} tokens was asked for")
-        if num_tokens > self._free_tokens:
-            return None
-        lease = ContiguousLease(self, num_tokens, self._allocate(num_tokens))
-        self._free_tokens -= num_tokens
-        return lease
-
-    def give_back(self, num_tokens: int) -> None:
-        """Called by a lease when it is freed."""
-        self._free_tokens += num_tokens
-
-
-class PagedLease(KVLease):
-    """The blocks of one chat, taken whole when it is admitted: a chat that runs cannot run out of room."""
-
-    __slots__ = ("_block_ids", "_cache")
-
-    def __init__(self, cache: PagedKVCache, block_ids: NDArray[np.int32]) -> None:
-        super().__init__(len(block_ids) * cache.block_size)
-        self._cache = cache
-        self._block_ids: NDArray[np.int32] | None = block_ids
-
-    @property
-    def block_ids(self) -> NDArray[np.int32]:
-        """[num_blocks]: position p of the chat lies in block `block_ids[p // block_size]`. Raises after `free`."""
-        if self._block_ids is None:
-            raise InternalError("a freed KV lease was used")
-        return self._block_ids
-
-    def free(self) -> None:
-        """Give the blocks back. Idempotent; the lease is dead afterwards."""
-        if self._block_ids is not None:
-            self._cache.release(self._block_ids)
-            self._block_ids = None
-            self._length = 0
-
-
-class PagedKVCache:
-    """A pool of equal blocks; a lease takes as many as its tokens need. A block is free when nobody refers to it.
-
-    What was written to a block stays there until it is given to another lease.
+    Freed buffers are kept, with what their chats have committed, for as long as nobody needs the room: a lease that
+    begins with the same blocks takes them over.
     """
 
-    def __init__(self, max_tokens: int, block_size: int) -> None:
-        """`max_tokens` is rounded up to whole blocks of `block_size` tokens."""
-        if max_tokens < 1 or block_size < 1:
-            raise InternalError(f"a KV cache of {max_tokens} tokens in blocks of {block_size} was asked for")
+    def __init__(self, max_tokens: int, allocate: Callable[[], Buffers], block_size: int) -> None:
+        """`allocate()` makes buffers for `max_tokens`, of which only what is written takes memory."""
+        self.max_tokens = max_tokens
+        """Tokens that fit when nothing is leased."""
         self.block_size = block_size
-        self.num_blocks = -(-max_tokens // block_size)
-        self._free = list(range(self.num_blocks - 1, -1, -1))  # a stack: the block freed last is the warmest
-        self._references = np.zeros(self.num_blocks, dtype=np.int64)
-
-    @property
-    def max_tokens(self) -> int:
-        """Tokens that fit when nothing is leased: no single chat can be longer."""
-        return self.num_blocks * self.block_size
-
-    @property
-    def free_tokens(self) -> int:
+        self.free_tokens = max_tokens
         """Tokens that can be leased now."""
-        return len(self._free) * self.block_size
+        self._allocate = allocate
+        self._kept: list[_Kept[Buffers]] = []  # the most recent last
 
-    def lease(self, num_tokens: int) -> PagedLease | None:
-        """Room for `num_tokens`, rounded up to whole blocks, or None while other chats hold too much of it."""
-        if num_tokens < 1:
-            raise InternalError(f"a KV lease of {num_tokens} tokens was asked for")
+    def lease(self, num_tokens: int, keys: Sequence[bytes] = ()) -> ContiguousLease[Buffers] | None:
+        """As `KVCache.lease`; of kept buffers, those that have most in common."""
+        if num_tokens < 1 or len(keys) * self.block_size >= max(num_tokens, 1):
+            raise InternalError(f"a KV lease of {num_tokens} tokens was asked for, {len(keys)} blocks of it by key")
         if num_tokens > self.free_tokens:
             return None
-        num_blocks = -(-num_tokens // self.block_size)
-        block_ids = np.array([self._free.pop() for _ in range(num_blocks)], dtype=np.int32)
-        self._references[block_ids] = 1
-        return PagedLease(self, block_ids)
+        fitting = [kept for kept in self._kept if kept.num_written <= self.free_tokens]
+        kept = max(reversed(fitting), key=lambda kept: _num_common(keys, kept.keys), default=None)
+        if kept is None or not _num_common(keys, kept.keys):
+            kept = _Kept(self._allocate())
+        else:
+            self._kept.remove(kept)
+            kept.keys = kept.keys[: _num_common(keys, kept.keys)]
+        room = max(num_tokens, kept.num_written)
+        self.free_tokens -= room
+        self._make_room()
+        return ContiguousLease(self, num_tokens, kept, room)
 
-    def hold(self, block_ids: Iterable[int]) -> None:
-        """Refer to blocks that somebody else refers to: they stay when that one lets go. They are not to be written."""
-        for block in block_ids:
-            if not self._references[block]:
-                raise InternalError(f"KV block {block} is free, it cannot be held")
-            self._references[block] += 1
+    def give_back(self, room: int, kept: _Kept[Buffers]) -> None:
+        """Called by a lease when it is freed."""
+        self.free_tokens += room
+        if kept.keys:
+            self._kept.append(kept)
+            self._make_room()
 
-    def release(self, block_ids: NDArray[np.int32]) -> None:
-        """Refer to blocks no more; those that nobody refers to are free, the first of them to be given out first."""
-        for block in reversed(block_ids.tolist()):
-            if not self._references[block]:
-                raise InternalError(f"KV block {block} was released more often than it was held")
-            self._references[block] -= 1
-            if not self._references[block]:
-                self._free.append(block)
+    def _make_room(self) -> None:
+        """Let go of the oldest buffers that do not fit beside what is leased."""
+        while self._kept and sum(kept.num_written for kept in self._kept) > self.free_tokens:
+            del self._kept[0]
+
+
+def _num_common(keys: Sequence[bytes], others: Sequence[bytes]) -> int:
+    """How many of the first `keys` are the first of `others`, too."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(keys, others, strict=False)))

@@ -19,8 +19,8 @@ from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.contract import check_contract
 from edge_runtime.model.decoder import DecoderStep, Logits, logits_buffers, split_logits
 from edge_runtime.model.graph import Array, Graph
-from edge_runtime.model.kv_cache import PagedKVCache, PagedLease
 from edge_runtime.model.kv_memory import KVMemory, Rows
+from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
 
 BLOCK_SIZE = 64
 """Tokens in a block: as many keys as the attention kernels take at a time (docs/decisions/0030-edge-flavour.md)."""

@@ -38,6 +38,11 @@ class VisionFeatures:
     deepstack: NDArray[np.float32]
     """[L, n, D] rows added to the output of the first L decoder layers; L may be 0."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory it takes."""
+        return self.embeds.nbytes + self.deepstack.nbytes
+
     def last(self, count: int) -> VisionFeatures:
         """A copy of the last `count` rows."""
         return VisionFeatures(self.embeds[-count:].copy(), self.deepstack[:, -count:].copy())

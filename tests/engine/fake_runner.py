@@ -23,7 +23,7 @@ from edge_runtime.families.qwen3_vl.processor import Normalization, TokenGrid, V
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.decoder import Logits
-from edge_runtime.model.kv_cache import Checkpoint
+from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
 from edge_runtime.vision.encoder import VisionFeatures
 from edge_runtime.vision.plan import VisionRun
 
@@ -54,47 +54,47 @@ class FakeEncoding:
         self.num_parts = 0
 
 
-class FakeLease:
-    def __init__(self, cache: FakeCache, capacity: int) -> None:
+class FakeLease(PagedLease):
+    """A lease whose keys and values are the tokens themselves."""
+
+    def __init__(self, cache: FakeCache, capacity: int, lease: PagedLease) -> None:
+        super().__init__(cache, lease.block_ids, lease.num_reused // cache.block_size)
         self.cache = cache
         self.capacity = capacity
-        self.tokens: list[int] = []
 
     @property
-    def length(self) -> int:
-        return len(self.tokens)
+    def tokens(self) -> list[int]:
+        return self.cache.memory[self.block_ids].reshape(-1)[: self.length].tolist()
 
-    def truncate(self, length: int) -> None:
-        assert length <= len(self.tokens)
-        del self.tokens[length:]
-
-    def checkpoint(self) -> Checkpoint:
-        return Checkpoint(len(self.tokens))
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        self.truncate(checkpoint.length)
+    def append(self, token_ids: NDArray[np.int64]) -> None:
+        for token in token_ids:
+            block, place = divmod(self.length, self.cache.block_size)
+            self.cache.memory[self.block_ids[block], place] = token
+            self.extend(1)
 
     def free(self) -> None:
         self.cache.out.discard(self)
+        super().free()
 
 
-class FakeCache:
-    def __init__(self, max_tokens: int) -> None:
-        self.max_tokens = max_tokens
+class FakeCache(PagedKVCache):
+    """A real pool of blocks over a fake memory; finds nothing again unless `reuses`."""
+
+    def __init__(self, max_tokens: int, block_size: int = 1, reuses: bool = False) -> None:
+        super().__init__(max_tokens, block_size)
+        self.memory = np.full((self.num_blocks, block_size), -1, dtype=np.int64)
         self.out: set[FakeLease] = set()
         self.num_leases = 0
+        self.reuses = reuses
 
-    @property
-    def free_tokens(self) -> int:
-        return self.max_tokens - sum(lease.capacity for lease in self.out)
-
-    def lease(self, num_tokens: int) -> FakeLease | None:
-        if num_tokens > self.free_tokens:
+    def lease(self, num_tokens: int, keys: Sequence[bytes] = ()) -> FakeLease | None:
+        lease = super().lease(num_tokens, keys if self.reuses else ())
+        if lease is None:
             return None
         self.num_leases += 1
-        lease = FakeLease(self, num_tokens)
-        self.out.add(lease)
-        return lease
+        fake = FakeLease(self, num_tokens, lease)
+        self.out.add(fake)
+        return fake
 
 
 class FakeLog(TokenLog):
@@ -145,7 +145,8 @@ class FakeRunner:
                     ids += part.text.encode()
                 else:
                     run = VisionRun((b"",), 32, 32, Normalization.of((0.5,), (0.5,)))
-                    media.append(Media(VisionSpan(len(ids), TokenGrid(1, TOKENS_PER_IMAGE)), run))
+                    digest = bytes(part.data)
+                    media.append(Media(VisionSpan(len(ids), TokenGrid(1, TOKENS_PER_IMAGE)), run, digest, digest))
                     ids += [IMAGE] * TOKENS_PER_IMAGE
         if "refuse" in text:
             raise BadPrompt("refused")
@@ -198,10 +199,11 @@ class FakeRunner:
                 first = media.span.start + media.num_dropped
                 rows = media.features.embeds[max(0, low - first) : high - first, 0] + media.span.start
                 assert rows.tolist() == list(range(low, high)), "these are other tokens' features"
-        lease.tokens += step.token_ids.tolist()
+        lease.append(step.token_ids)
         assert lease.length <= lease.capacity
-        assert lease.tokens[: log.num_prompt] == log.input_ids[: lease.length].tolist()
-        return self.logits(log, lease.tokens) if step.num_logits else None
+        tokens = lease.tokens
+        assert tokens[: log.num_prompt] == log.input_ids[: lease.length].tolist()
+        return self.logits(log, tokens) if step.num_logits else None
 
     def logits(self, log: FakeLog, tokens: list[int]) -> NDArray[np.float32]:
         if log.text in self.script:

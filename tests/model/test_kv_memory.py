@@ -17,8 +17,8 @@ from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message
 from edge_runtime.model.graph import GraphSettings
-from edge_runtime.model.kv_cache import PagedLease
 from edge_runtime.model.kv_memory import KVMemory
+from edge_runtime.model.paged_kv_cache import PagedLease
 from edge_runtime.model.ragged_decoder import BLOCK_SIZE, RaggedDecoder
 from edge_runtime.vision.image import ImageLimits
 

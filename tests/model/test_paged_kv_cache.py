@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import InternalError
-from edge_runtime.model.kv_cache import PagedKVCache, PagedLease
+from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
 
 
 def test_room_is_counted_in_whole_blocks() -> None:
@@ -117,3 +117,59 @@ def test_a_lease_goes_back_to_its_checkpoint() -> None:
     lease.truncate(5)
     with pytest.raises(InternalError):
         lease.restore(checkpoint)
+
+
+def test_blocks_are_found_by_key_and_shared() -> None:
+    cache = PagedKVCache(96, block_size=16)
+    first = cache.lease(40)
+    assert first is not None
+    first.extend(40)
+    first.commit((b"a", b"b"))
+    second = cache.lease(40, (b"a", b"b"))
+    third = cache.lease(20, (b"a",))
+    assert second is not None
+    assert third is not None
+    assert (second.num_reused, second.length, third.num_reused) == (32, 32, 16)
+    assert second.block_ids[:2].tolist() == first.block_ids[:2].tolist()
+    assert cache.free_tokens == 96 - 16 * 5
+    for lease in (first, second, third):
+        lease.free()
+    assert (cache.free_tokens, cache.kept_tokens) == (96, 32)
+
+
+def test_kept_blocks_give_way_the_end_of_the_oldest_chat_first() -> None:
+    cache = PagedKVCache(64, block_size=16)
+    for keys in ((b"a", b"b"), (b"x", b"y")):
+        lease = cache.lease(32)
+        assert lease is not None
+        lease.extend(32)
+        lease.commit(keys)
+        lease.free()
+    assert (cache.free_tokens, cache.kept_tokens) == (64, 64)
+    assert cache.lease(16) is not None
+    found = cache.lease(33, (b"a", b"b"))
+    assert found is not None
+    assert found.num_reused == 16
+
+
+def test_what_is_committed_is_not_cut_and_what_is_not_in_is_not_committed() -> None:
+    lease = PagedKVCache(64, block_size=16).lease(40)
+    assert lease is not None
+    lease.extend(20)
+    with pytest.raises(InternalError, match="were committed"):
+        lease.commit((b"a", b"b"))
+    lease.commit((b"a",))
+    lease.truncate(16)
+    with pytest.raises(InternalError, match="is committed"):
+        lease.truncate(15)
+
+
+def test_a_key_is_for_one_block() -> None:
+    cache = PagedKVCache(64, block_size=16)
+    leases = [cache.lease(16) for _ in range(2)]
+    for lease in leases:
+        assert lease is not None
+        lease.extend(16)
+        lease.commit((b"a",))
+        lease.free()
+    assert (cache.kept_tokens, cache.free_tokens) == (16, 64)

@@ -1,0 +1,137 @@
+"""The edge flavour's KV cache: a pool of blocks, shared by all chats that have the same past. Knows no memory.
+
+A lease is a list of blocks, by which the decoder graph finds a token. A block that is full and has a key is never
+written again; when nobody refers to it, it is kept until its room is needed, the least recently used first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import InternalError
+from edge_runtime.model.kv_cache import KVLease
+
+
+class PagedLease(KVLease):
+    """The blocks of one chat, taken whole when it is admitted: a chat that runs cannot run out of room."""
+
+    __slots__ = ("_block_ids", "_cache", "_num_committed")
+
+    def __init__(self, cache: PagedKVCache, block_ids: NDArray[np.int32], num_shared: int = 0) -> None:
+        super().__init__(len(block_ids) * cache.block_size, num_shared * cache.block_size)
+        self._cache = cache
+        self._block_ids: NDArray[np.int32] | None = block_ids
+        self._num_committed = num_shared
+
+    @property
+    def block_ids(self) -> NDArray[np.int32]:
+        """[num_blocks]: position p of the chat lies in block `block_ids[p // block_size]`. Raises after `free`."""
+        if self._block_ids is None:
+            raise InternalError("a freed KV lease was used")
+        return self._block_ids
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from `length` on. Raises `InternalError` where others may use them already."""
+        if length < self._num_committed * self._cache.block_size:
+            raise InternalError(f"a KV lease was to be cut to {length} tokens, and more of it is committed")
+        super().truncate(length)
+
+    def commit(self, keys: Sequence[bytes]) -> None:
+        """Say what its first blocks hold, one key each."""
+        if len(keys) * self._cache.block_size > self._length:
+            raise InternalError(f"{len(keys)} blocks of a KV lease of {self._length} tokens were committed")
+        for index in range(self._num_committed, len(keys)):
+            self._cache.enter(keys[index], int(self.block_ids[index]))
+        self._num_committed = max(self._num_committed, len(keys))
+
+    def free(self) -> None:
+        """Give the blocks back. Idempotent; the lease is dead afterwards."""
+        if self._block_ids is not None:
+            self._cache.release(self._block_ids)
+            self._block_ids = None
+            self._length = self._num_committed = 0
+
+
+class PagedKVCache:
+    """A pool of equal blocks; a lease takes as many as its tokens need."""
+
+    def __init__(self, max_tokens: int, block_size: int) -> None:
+        """`max_tokens` is rounded up to whole blocks of `block_size` tokens."""
+        if max_tokens < 1 or block_size < 1:
+            raise InternalError(f"a KV cache of {max_tokens} tokens in blocks of {block_size} was asked for")
+        self.block_size = block_size
+        self.num_blocks = -(-max_tokens // block_size)
+        self._free = list(range(self.num_blocks - 1, -1, -1))  # a stack: the block freed last is the warmest
+        self._kept: OrderedDict[int, None] = OrderedDict()  # blocks with keys that nobody refers to, oldest first
+        self._references = np.zeros(self.num_blocks, dtype=np.int64)
+        self._block_of: dict[bytes, int] = {}
+        self._key_of: dict[int, bytes] = {}
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that fit when nothing is leased: no single chat can be longer."""
+        return self.num_blocks * self.block_size
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens that can be leased now; what is only kept to be used again gives way."""
+        return (len(self._free) + len(self._kept)) * self.block_size
+
+    @property
+    def kept_tokens(self) -> int:
+        """Those of them that would be found again."""
+        return len(self._kept) * self.block_size
+
+    def lease(self, num_tokens: int, keys: Sequence[bytes] = ()) -> PagedLease | None:
+        """As `KVCache.lease`, rounded up to whole blocks."""
+        if num_tokens < 1 or len(keys) * self.block_size >= max(num_tokens, 1):
+            raise InternalError(f"a KV lease of {num_tokens} tokens was asked for, {len(keys)} blocks of it by key")
+        shared = [self._block_of[key] for key in takewhile(self._block_of.__contains__, keys)]
+        num_own = -(-num_tokens // self.block_size) - len(shared)
+        if num_own > len(self._free) + len(self._kept) - sum(not self._references[block] for block in shared):
+            return None
+        for block in shared:
+            self._kept.pop(block, None)
+            self._references[block] += 1
+        own = [self._take() for _ in range(num_own)]
+        self._references[own] = 1
+        return PagedLease(self, np.array([*shared, *own], dtype=np.int32), len(shared))
+
+    def enter(self, key: bytes, block: int) -> None:
+        """Remember that `block` holds what `key` says, unless another one does already."""
+        if key not in self._block_of and block not in self._key_of:
+            self._block_of[key] = block
+            self._key_of[block] = key
+
+    def hold(self, block_ids: Iterable[int]) -> None:
+        """Refer to blocks that somebody else refers to: they stay when that one lets go. They are not to be written."""
+        for block in block_ids:
+            if not self._references[block]:
+                raise InternalError(f"KV block {block} is free, it cannot be held")
+            self._references[block] += 1
+
+    def release(self, block_ids: NDArray[np.int32]) -> None:
+        """Refer to blocks no more. Of those that are kept, the last of a chat is the first to give way."""
+        for block in reversed(block_ids.tolist()):
+            if not self._references[block]:
+                raise InternalError(f"KV block {block} was released more often than it was held")
+            self._references[block] -= 1
+            if self._references[block]:
+                continue
+            if block in self._key_of:
+                self._kept[block] = None
+            else:
+                self._free.append(block)
+
+    def _take(self) -> int:
+        """A block to write to: one that holds nothing, else the one kept longest."""
+        if self._free:
+            return self._free.pop()
+        block, _ = self._kept.popitem(last=False)
+        del self._block_of[self._key_of.pop(block)]
+        return block

@@ -1,0 +1,104 @@
+"""Reuse on real (tiny) bundles: `edge` gives the same bits, `portable` the same tokens, and computes less."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_kernels.library import KernelLibrary
+from edge_runtime.devices.profile import KVDtype
+from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
+from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.events import Delta, Failed, Finished, TokenLogprob
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.settings import EngineSettings
+from edge_runtime.model.bundle import open_bundle
+from edge_runtime.model.conversation import ImagePart, Message, TextPart
+from edge_runtime.model.graph import GraphSettings
+from edge_runtime.vision.image import ImageLimits
+
+CHUNK = 32
+RNG = np.random.default_rng(3)
+SCREENS = [RNG.integers(0, 256, (96, 160, 3), dtype=np.uint8) for _ in range(4)]
+Answer = tuple[Finished, list[TokenLogprob]]
+
+
+def engine_of(
+    bundle: Path, kernels: KernelLibrary | None, kv_dtype: KVDtype = "fp32", cache_tokens: int = 4096
+) -> Engine:
+    settings = RunnerSettings(
+        2048,
+        cache_tokens,
+        None,
+        GraphSettings(2, kernels=kernels),
+        ImageLimits(),
+        kv_dtype,
+        prefill_chunk=CHUNK,
+        feature_cache_bytes=1 << 20,
+    )
+    return Engine(BundleRunner(open_bundle(bundle), settings), EngineSettings(prefill_chunk=CHUNK))
+
+
+def ask(engine: Engine, history: list[Message]) -> Answer:
+    request = GenerationRequest("r", tuple(history), max_tokens=12, num_logprobs=2)
+    logprobs: list[TokenLogprob] = []
+    for event in engine.generate(request):
+        assert not isinstance(event, Failed), event
+        if isinstance(event, Delta):
+            logprobs += event.logprobs or ()
+        else:
+            return event, logprobs
+    raise AssertionError
+
+
+def loop(engine: Engine, num_turns: int = 4) -> list[Answer]:
+    """An agent: a system prompt, then a screen and a question a turn, with all that was said before."""
+    history, answers = [Message("system", "you are an agent " * 3)], []
+    for turn in range(num_turns):
+        screen = SCREENS[turn if turn != 2 else 1]  # the third looks like the second
+        history.append(Message("user", [ImagePart(screen), TextPart(f"what now, in turn {turn}?")]))
+        answers.append(ask(engine, history))
+        history.append(Message("assistant", answers[-1][0].text))
+    return answers
+
+
+@pytest.mark.parametrize("kv_dtype", ["fp32", "fp16", "int8"])
+def test_an_agents_loop_is_the_same_to_the_bit(
+    tiny_bundle_edge: Path, kernel_library: KernelLibrary, kv_dtype: KVDtype
+) -> None:
+    with_cache = loop(engine_of(tiny_bundle_edge, kernel_library, kv_dtype))
+    history = [Message("system", "you are an agent " * 3)]
+    for turn, (answer, logprobs) in enumerate(with_cache):
+        history.append(
+            Message("user", [ImagePart(SCREENS[turn if turn != 2 else 1]), TextPart(f"what now, in turn {turn}?")])
+        )
+        alone, expected = ask(engine_of(tiny_bundle_edge, kernel_library, kv_dtype), history)
+        assert alone.timings.cached_tokens == 0
+        assert (answer.token_ids, logprobs) == (alone.token_ids, expected)
+        history.append(Message("assistant", answer.text))
+    timings = [answer.timings for answer, _ in with_cache]
+    assert all(later.cached_tokens > earlier.cached_tokens for earlier, later in pairwise(timings))
+    assert [one.vision_cached for one in timings] == [0, 1, 3, 3]  # in the third turn the new screen is an old one
+
+
+def test_a_cache_with_room_for_little_changes_nothing(tiny_bundle_edge: Path, kernel_library: KernelLibrary) -> None:
+    large = loop(engine_of(tiny_bundle_edge, kernel_library, "int8"))
+    small = loop(
+        engine_of(tiny_bundle_edge, kernel_library, "int8", cache_tokens=large[-1][0].timings.prompt_tokens + 40)
+    )
+    for (answer, logprobs), (other, expected) in zip(small, large, strict=True):
+        assert (answer.token_ids, logprobs) == (other.token_ids, expected)
+
+
+def test_portable_takes_over_the_buffers_of_the_last_turn(tiny_bundle: Path) -> None:
+    history = [Message("user", [ImagePart(SCREENS[0]), TextPart("what is it? " * 20)])]
+    engine = engine_of(tiny_bundle, None)
+    first, logprobs = ask(engine, history)
+    again, expected = ask(engine, history)
+    assert first.timings.cached_tokens == 0
+    assert again.timings.cached_tokens == (first.timings.prompt_tokens - 1) // CHUNK * CHUNK
+    assert again.timings.vision_cached == 1
+    assert (again.token_ids, expected) == (first.token_ids, logprobs)  # cut alike, so not even a rounding differs
