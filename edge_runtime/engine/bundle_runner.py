@@ -125,6 +125,7 @@ class BundleRunner:
             position_ids=position_ids,
             rope_delta=rope_delta,
             starts_in_reasoning=prompt.starts_in_reasoning,
+            short_ids=prompt.short_ids,
         )
 
     def forward(self, steps: Sequence[Step]) -> list[Logits | None]:
@@ -134,6 +135,10 @@ class BundleRunner:
     def score(self, token_ids: NDArray[np.int64], hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits [n] of `token_ids` [n] after `hidden` [D], by the embedding table: the finer copy of an int4 head."""
         return np.asarray(self._embeddings.lookup(token_ids) @ hidden, dtype=np.float32)
+
+    def remember(self, log: TokenLog) -> None:
+        """Tokenize this answer as it was drawn when it comes back in a history."""
+        self._prompts.answers.note(log.short_ids, log.output_ids)
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The exact bytes the tokens stand for (special tokens give none)."""

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from edge_runtime.engine.chat import Chat, Clock, Phase
-from edge_runtime.engine.events import Event, Failed, Finished
+from edge_runtime.engine.events import Event, Failed, Finished, FinishReason
 from edge_runtime.engine.model_runner import ModelRunner
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.sampling import rescore
@@ -177,12 +177,16 @@ class Engine:
         token_id = chat.draw(row)
         is_eos = token_id in self._runner.eos_token_ids
         self._events += chat.say(token_id, b"" if is_eos else self._runner.detokenize([token_id]))
+        reason: FinishReason | None = None
         if (is_eos and not chat.request.options.ignore_eos) or chat.transcript.stopped:
-            self._end(chat, chat.finish("stop"))
+            reason = "stop"
         elif chat.log.num_output == chat.max_tokens:
-            self._end(chat, chat.finish("length"))
+            reason = "length"
         elif chat.repeats:
-            self._end(chat, chat.finish("repetition"))
+            reason = "repetition"
+        if reason is not None:
+            self._runner.remember(chat.log)
+            self._end(chat, chat.finish(reason))
 
     def _forward(self, shares: Sequence[tuple[Chat, int]]) -> list[tuple[Chat, Logits | None]]:
         """Run the decoder for all `shares`; if that fails, chat by chat, so that only the one at fault ends."""

@@ -102,5 +102,8 @@ class ModelRunner(Protocol):
     def score(self, token_ids: NDArray[np.int64], hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Finer logits [n] of `token_ids` [n] after the final hidden state [D], for `Logits` that come with it."""
 
+    def remember(self, log: TokenLog) -> None:
+        """The answer of `log` is complete: prepare prompts that contain it with the same tokens."""
+
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The exact bytes the tokens stand for (special tokens give none)."""

@@ -63,6 +63,7 @@ class TokenLog:
         "media",
         "num_prompt",
         "rope_delta",
+        "short_ids",
         "starts_in_reasoning",
     )
 
@@ -74,6 +75,7 @@ class TokenLog:
         position_ids: NDArray[np.int64],
         rope_delta: int,
         starts_in_reasoning: bool,
+        short_ids: NDArray[np.int64] | None = None,
     ) -> None:
         """A log that holds a prompt: `input_ids` [T], placeholders expanded, at `position_ids` [3, T].
 
@@ -83,6 +85,8 @@ class TokenLog:
         self._length = self.num_prompt = len(input_ids)
         self._position_ids = position_ids
         self.rope_delta = rope_delta
+        self.short_ids = input_ids if short_ids is None else short_ids
+        """The prompt with one token per image or pair of video frames."""
         self._keys: list[bytes] = []
         self.media = tuple(media)
         """In the order of their tokens."""

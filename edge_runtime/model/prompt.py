@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import BadParameter, BadPrompt, ContextOverflow
 from edge_runtime.families.qwen3_vl.processor import Placeholder, VisionSpan
+from edge_runtime.model.answers import DrawnAnswers
 from edge_runtime.model.control_tokens import ControlTokens, Shielded
 from edge_runtime.model.conversation import Message
 from edge_runtime.model.manifest import SpecialTokens
@@ -31,6 +32,8 @@ class TokenizedPrompt:
     """[T], placeholders expanded."""
     spans: tuple[VisionSpan, ...]
     """One per vision run, in order."""
+    short_ids: NDArray[np.int64]
+    """The same with one token per vision run."""
     starts_in_reasoning: bool
     """Whether the template left a `<think>` open for the answer."""
 
@@ -43,6 +46,8 @@ class PromptBuilder:
         self._template = template
         self._special = special
         self._controls = ControlTokens(tokenizer.added_tokens)
+        self.answers = DrawnAnswers(tokenizer, special.eos)
+        """Those in a history are tokenized as they were drawn."""
         self._image_pad = tokenizer.token_text(special.image_pad)
         self._video_pad = tokenizer.token_text(special.video_pad)
         self._vision_start = tokenizer.token_text(special.vision_start)
@@ -80,6 +85,7 @@ class PromptBuilder:
         ids = self._tokenizer.encode(
             self._expand(text, media), shielded.shields, add_special_tokens=not self._template.begins(text)
         )
+        ids = self.answers.restore(ids)
         grids = [grid for placeholder in media for grid in placeholder.grids]
         is_pad = (ids == self._special.image_pad) | (ids == self._special.video_pad)
         counts = np.ones(len(ids), dtype=np.int64)
@@ -87,6 +93,7 @@ class PromptBuilder:
         starts = (np.cumsum(counts) - counts)[is_pad]
         return TokenizedPrompt(
             input_ids=np.repeat(ids, counts),
+            short_ids=ids,
             spans=tuple(VisionSpan(int(start), grid) for start, grid in zip(starts, grids, strict=True)),
             starts_in_reasoning=thinks,
         )

@@ -145,7 +145,7 @@ def test_more_weights_never_give_more(
 def test_plenty_of_memory_gives_all_that_the_profile_offers() -> None:
     plan = plan_memory(MODEL_2B, LAPTOP, ANYTHING)
     assert (plan.context_tokens, plan.max_chats, plan.max_pixels) == (16_384, 2, 2_088_960)
-    assert plan.total_bytes - plan.decoding_bytes - DECODING_PROCESS_BYTES == (
+    assert plan.total_bytes - plan.decoding_bytes - DECODING_PROCESS_BYTES - plan.feature_cache_bytes == (
         1300 * MIB
         + 250 * MIB
         + 229_376 * 2 * 16_384

@@ -213,6 +213,9 @@ class FakeRunner:
         seed = zlib.crc32(np.array(tokens, dtype=np.int32).tobytes())
         return np.random.default_rng(seed).normal(size=VOCAB).astype(np.float32) * 3
 
+    def remember(self, log: FakeLog) -> None:
+        pass
+
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         return bytes(token for token in token_ids if token < 256)
 

@@ -1,0 +1,127 @@
+"""Pictures are known by what they are: never by name or place, and never one for another."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_kernels.library import KernelLibrary
+from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.events import Finished
+from edge_runtime.engine.picture_cache import FeatureCache, KnownPictures, pixel_digest, source_digests
+from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.families.qwen3_vl.processor import Normalization
+from edge_runtime.model.conversation import ImagePart, Message, TextPart
+from edge_runtime.vision.decoding import PictureDecoder
+from edge_runtime.vision.encoder import VisionFeatures
+from edge_runtime.vision.plan import VisionRun
+from tests.engine.test_reuse_bits import engine_of
+
+NORMAL = Normalization.of((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+SCENE = np.random.default_rng(5).integers(0, 256, (96, 160, 3), dtype=np.uint8)
+
+
+def run_of(*frames: bytes | np.ndarray, size: tuple[int, int] = (64, 96), normal: Normalization = NORMAL) -> VisionRun:
+    return VisionRun(frames, *size, normal)
+
+
+def test_equal_bytes_of_another_shape_size_or_kind_are_other_pictures() -> None:
+    pixels = np.arange(96, dtype=np.uint8)
+    runs = [
+        run_of(pixels.reshape(4, 8, 3)),
+        run_of(pixels.reshape(8, 4, 3)),
+        run_of(pixels.tobytes()),
+        run_of(pixels.reshape(4, 8, 3), size=(96, 64)),
+        run_of(pixels.reshape(4, 8, 3), normal=Normalization.of((0.4, 0.5, 0.5), (0.5, 0.5, 0.5))),
+        run_of(pixels.reshape(4, 8, 3), pixels.reshape(4, 8, 3)),
+        run_of(pixels.tobytes()[:48], pixels.tobytes()[48:]),
+        run_of(pixels.tobytes()[:47], pixels.tobytes()[47:]),
+    ]
+    assert len(set(source_digests(runs))) == len(runs)
+    shapes = [(pixels.reshape(shape),) for shape in ((4, 8, 3), (8, 4, 3), (2, 16, 3))]
+    halves = (pixels.reshape(4, 8, 3)[:2], pixels.reshape(4, 8, 3)[2:])
+    digests = {pixel_digest(frames, NORMAL) for frames in (*shapes, halves)}
+    assert len(digests) == 4
+
+
+def test_equal_pictures_are_equal_wherever_their_bytes_lie() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    strided = np.zeros((8, 24, 3), np.uint8)[:, ::2]
+    strided[:] = pixels
+    assert (
+        source_digests([run_of(pixels)]) == source_digests([run_of(strided)]) == source_digests([run_of(pixels.copy())])
+    )
+    assert pixel_digest((pixels,), NORMAL) == pixel_digest((strided,), NORMAL)
+
+
+def test_a_frame_that_many_runs_have_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_runtime.engine import picture_cache
+
+    read: list[int] = []
+    monkeypatch.setattr(picture_cache, "_frame_digest", lambda frame: read.append(len(frame)) or b"x")
+    frame = bytes(1000)
+    source_digests([run_of(frame, frame) for _ in range(50)])
+    assert read == [1000]
+
+
+def features(num_tokens: int) -> VisionFeatures:
+    return VisionFeatures(np.zeros((num_tokens, 4), np.float32), np.zeros((1, num_tokens, 4), np.float32))
+
+
+def test_features_used_least_recently_go_first_and_the_budget_holds() -> None:
+    cache = FeatureCache(max_bytes=3 * features(2).num_bytes)
+    for name in (b"a", b"b", b"c"):
+        cache.put(name, features(2))
+    assert cache.get(b"a") is not None
+    cache.put(b"d", features(2))
+    assert [name in cache for name in (b"a", b"b", b"c", b"d", None)] == [True, False, True, True, False]
+    cache.put(b"large", features(7))
+    assert b"large" not in cache
+    cache.put(b"e", features(4))
+    assert cache.num_bytes <= 3 * features(2).num_bytes
+    assert [name in cache for name in (b"a", b"c", b"d", b"e")] == [False, False, True, True]
+
+
+def test_known_pictures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_runtime.engine.picture_cache._MAX_KNOWN", 2)
+    known = KnownPictures()
+    for name in (b"1", b"2"):
+        known.note(name, b"pixels of " + name)
+    assert known.digest(b"1") == b"pixels of 1"
+    known.note(b"3", b"pixels of 3")
+    assert [known.digest(name) for name in (b"1", b"2", b"3")] == [b"pixels of 1", None, b"pixels of 3"]
+
+
+def ask(engine: Engine, picture: bytes | np.ndarray, text: str) -> Finished:
+    *_, last = engine.generate(
+        GenerationRequest("r", (Message("user", [TextPart(text), ImagePart(picture)]),), max_tokens=4)
+    )
+    assert isinstance(last, Finished)
+    return last
+
+
+def test_a_picture_seen_before_is_neither_decoded_nor_encoded(
+    tiny_bundle_edge: Path, kernel_library: KernelLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    start = PictureDecoder.start
+
+    def counting(decoder: PictureDecoder, frames, height, width):  # type: ignore[no-untyped-def]
+        started.append(len(frames))
+        return start(decoder, frames, height, width)
+
+    monkeypatch.setattr(PictureDecoder, "start", counting)
+    engine = engine_of(tiny_bundle_edge, kernel_library)
+    stream = BytesIO()
+    Image.fromarray(SCENE).save(stream, "PNG")
+    asked = [ask(engine, picture, text) for picture, text in ((stream.getvalue(), "a"), (stream.getvalue(), "b " * 50))]
+    assert (len(started), [one.timings.vision_cached for one in asked]) == (1, [0, 1])
+    # The same pixels in another form have to be looked at, and are known then.
+    raw = ask(engine, SCENE, "c " * 50)
+    assert (len(started), raw.timings.vision_cached) == (2, 1)
+    fresh = ask(engine_of(tiny_bundle_edge, kernel_library), SCENE, "c " * 50)
+    assert raw.token_ids == fresh.token_ids
