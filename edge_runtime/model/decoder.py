@@ -78,10 +78,10 @@ class PortableDecoder:
         self._graph = graph
         self._text = architecture.text
         self._num_taps = len(architecture.vision.deepstack_layers)
-        self._kv_cache: ContiguousKVCache[Binding] = ContiguousKVCache(max_cache_tokens, self._allocate, block_size)
+        self._kv_cache = ContiguousKVCache(max_cache_tokens, block_size, self._allocate, _ChatMemory.copy)
 
     @property
-    def kv_cache(self) -> ContiguousKVCache[Binding]:
+    def kv_cache(self) -> ContiguousKVCache[_ChatMemory]:
         """The cache that leases come from."""
         return self._kv_cache
 
@@ -108,18 +108,31 @@ class PortableDecoder:
         if self._num_taps:
             inputs["deepstack"] = step.deepstack
         try:
-            lease.buffers.run(inputs, outputs, step.cancel)
+            lease.buffers.binding.run(inputs, outputs, step.cancel)
         except Cancelled:
             return None
         lease.extend(num_tokens)
         return split_logits(outputs, [step.num_logits])[0]
 
-    def _allocate(self) -> Binding:
+    def _allocate(self, num_tokens: int) -> _ChatMemory:
         """Keys and values of one chat: a single block, past and present in one."""
         names = [f"{kind}.{layer}" for layer in range(self._text.num_layers) for kind in ("key", "value")]
         rows = dict.fromkeys(names, (np.dtype(np.float32), (self._text.head_dim,)))
-        memory = KVMemory(rows, self._text.num_kv_heads, num_blocks=1, block_size=self._kv_cache.max_tokens)
-        return self._graph.bind([(f"past_{name}", f"present_{name}", memory.arrays[name]) for name in names])
+        memory = KVMemory(rows, self._text.num_kv_heads, num_blocks=1, block_size=num_tokens)
+        arrays = [(f"past_{name}", f"present_{name}", memory.arrays[name]) for name in names]
+        return _ChatMemory(memory, self._graph.bind(arrays))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ChatMemory:
+    """One chat's keys and values, and the graph's binding to them."""
+
+    memory: KVMemory
+    binding: Binding
+
+    def copy(self, target: _ChatMemory, num_tokens: int) -> None:
+        """Copy the first `num_tokens` into `target`."""
+        target.memory.load(0, self.memory.dump(0, num_tokens))
 
 
 def logits_buffers(graph: Graph, text: TextArchitecture, num_rows: int) -> dict[str, Array]:

@@ -12,7 +12,7 @@ some says so by `commit`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
@@ -101,16 +101,14 @@ class KVCache(Protocol):
 
 
 class ContiguousLease(KVLease, Generic[Buffers]):
-    """One chat's own buffers. `buffers` is whatever the cache was told to allocate."""
+    """One chat's own buffers, each as long as its capacity. `buffers` is whatever the cache was told to allocate."""
 
-    __slots__ = ("_cache", "_kept", "_room")
+    __slots__ = ("_cache", "_kept")
 
-    def __init__(self, cache: ContiguousKVCache[Buffers], capacity: int, kept: _Kept[Buffers], room: int) -> None:
-        """`kept`: the buffers, and what they hold of this chat; `room`: what they may come to take, in tokens."""
-        super().__init__(capacity, len(kept.keys) * cache.block_size)
+    def __init__(self, cache: ContiguousKVCache[Buffers], kept: _Kept[Buffers]) -> None:
+        super().__init__(kept.capacity, len(kept.keys) * cache.block_size)
         self._cache = cache
         self._kept: _Kept[Buffers] | None = kept
-        self._room = room
 
     @property
     def buffers(self) -> Buffers:
@@ -119,52 +117,52 @@ class ContiguousLease(KVLease, Generic[Buffers]):
             raise InternalError("a freed KV lease was used")
         return self._kept.buffers
 
-    def extend(self, num_tokens: int) -> None:
-        """Count `num_tokens` more as in. Raises `InternalError` past the capacity."""
-        super().extend(num_tokens)
-        if self._kept is not None:
-            self._kept.num_written = max(self._kept.num_written, self._length)
-
     def commit(self, keys: Sequence[bytes]) -> None:
         """Say what its first blocks hold; it can be used when the lease has been freed."""
         if self._kept is not None:
-            self._kept.keys = tuple(keys)
+            self._kept = replace(self._kept, keys=tuple(keys))
 
     def free(self) -> None:
         """Give the room back. Idempotent; the lease is dead afterwards."""
         if self._kept is not None:
-            self._kept.keys = self._kept.keys[: self._length // self._cache.block_size]
-            self._cache.give_back(self._room, self._kept)
+            self._cache.give_back(self._kept)
             self._kept = None
             self._length = 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Kept(Generic[Buffers]):
     """Buffers that may be used again."""
 
     buffers: Buffers
+    capacity: int
+    """Tokens that fit, all of which may have been written."""
     keys: tuple[bytes, ...] = ()
-    """What their first blocks hold."""
-    num_written: int = 0
-    """Tokens that ever lay in them: so many take memory."""
+    """What the first blocks hold."""
 
 
 class ContiguousKVCache(Generic[Buffers]):
     """A budget of tokens; each lease takes its whole length from it at once and has buffers of its own.
 
-    Freed buffers are kept, with what their chats have committed, for as long as nobody needs the room: a lease that
-    begins with the same blocks takes them over.
+    Freed buffers are kept, with what their chats have committed, for as long as nobody needs the room. A lease that
+    begins with the same blocks takes them over; one that is longer gets a copy in buffers of its own.
     """
 
-    def __init__(self, max_tokens: int, allocate: Callable[[], Buffers], block_size: int) -> None:
-        """`allocate()` makes buffers for `max_tokens`, of which only what is written takes memory."""
+    def __init__(
+        self,
+        max_tokens: int,
+        block_size: int,
+        allocate: Callable[[int], Buffers],
+        copy: Callable[[Buffers, Buffers, int], None],
+    ) -> None:
+        """`allocate(num_tokens)` makes the buffers of one lease, `copy` the first so many tokens of one in another."""
         self.max_tokens = max_tokens
         """Tokens that fit when nothing is leased."""
         self.block_size = block_size
         self.free_tokens = max_tokens
         """Tokens that can be leased now."""
         self._allocate = allocate
+        self._copy = copy
         self._kept: list[_Kept[Buffers]] = []  # the most recent last
 
     def lease(self, num_tokens: int, keys: Sequence[bytes] = ()) -> ContiguousLease[Buffers] | None:
@@ -173,28 +171,44 @@ class ContiguousKVCache(Generic[Buffers]):
             raise InternalError(f"a KV lease of {num_tokens} tokens was asked for, {len(keys)} blocks of it by key")
         if num_tokens > self.free_tokens:
             return None
-        fitting = [kept for kept in self._kept if kept.num_written <= self.free_tokens]
-        kept = max(reversed(fitting), key=lambda kept: _num_common(keys, kept.keys), default=None)
-        if kept is None or not _num_common(keys, kept.keys):
-            kept = _Kept(self._allocate())
+        kept = self._best(num_tokens, keys)
+        if kept is None:
+            kept = _Kept(self._allocate(num_tokens), num_tokens)
         else:
             self._kept.remove(kept)
-            kept.keys = kept.keys[: _num_common(keys, kept.keys)]
-        room = max(num_tokens, kept.num_written)
-        self.free_tokens -= room
+            kept = self._fitted(replace(kept, keys=kept.keys[: _num_common(keys, kept.keys)]), num_tokens)
+        self.free_tokens -= kept.capacity
         self._make_room()
-        return ContiguousLease(self, num_tokens, kept, room)
+        return ContiguousLease(self, kept)
 
-    def give_back(self, room: int, kept: _Kept[Buffers]) -> None:
+    def give_back(self, kept: _Kept[Buffers]) -> None:
         """Called by a lease when it is freed."""
-        self.free_tokens += room
+        self.free_tokens += kept.capacity
         if kept.keys:
             self._kept.append(kept)
             self._make_room()
 
+    def _best(self, num_tokens: int, keys: Sequence[bytes]) -> _Kept[Buffers] | None:
+        """The kept buffers that begin with most of `keys`, the latest of them; the room must do for a copy."""
+        best, most = None, 1
+        for kept in self._kept:
+            room = kept.capacity + (num_tokens if kept.capacity < num_tokens else 0)
+            common = _num_common(keys, kept.keys)
+            if room <= self.free_tokens and common >= most:
+                best, most = kept, common
+        return best
+
+    def _fitted(self, kept: _Kept[Buffers], num_tokens: int) -> _Kept[Buffers]:
+        """`kept`, or a copy of what it holds where it is too short."""
+        if kept.capacity >= num_tokens:
+            return kept
+        buffers = self._allocate(num_tokens)
+        self._copy(kept.buffers, buffers, len(kept.keys) * self.block_size)
+        return _Kept(buffers, num_tokens, kept.keys)
+
     def _make_room(self) -> None:
         """Let go of the oldest buffers that do not fit beside what is leased."""
-        while self._kept and sum(kept.num_written for kept in self._kept) > self.free_tokens:
+        while self._kept and sum(kept.capacity for kept in self._kept) > self.free_tokens:
             del self._kept[0]
 
 

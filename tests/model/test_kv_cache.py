@@ -4,11 +4,20 @@ from edge_runtime.errors import InternalError
 from edge_runtime.model.kv_cache import ContiguousKVCache
 
 
+def cache_of(max_tokens: int, block_size: int = 4) -> ContiguousKVCache[bytearray]:
+    """A cache whose buffers have a byte a token."""
+
+    def copy(source: bytearray, target: bytearray, num_tokens: int) -> None:
+        target[:num_tokens] = source[:num_tokens]
+
+    return ContiguousKVCache(max_tokens, block_size, bytearray, copy)
+
+
 def test_leases_share_one_budget() -> None:
-    cache = ContiguousKVCache(10, lambda: bytearray(10), block_size=4)
+    cache = cache_of(10)
     first = cache.lease(6)
     assert first is not None
-    assert (first.capacity, first.length, len(first.buffers)) == (6, 0, 10)
+    assert (first.capacity, first.length, len(first.buffers)) == (6, 0, 6)
     assert cache.lease(5) is None
     second = cache.lease(4)
     assert second is not None
@@ -21,7 +30,7 @@ def test_leases_share_one_budget() -> None:
 
 
 def test_length_is_extended_and_cut() -> None:
-    lease = ContiguousKVCache(4, lambda: bytearray(4), block_size=4).lease(4)
+    lease = cache_of(4).lease(4)
     assert lease is not None
     lease.extend(4)
     lease.truncate(1)
@@ -33,7 +42,7 @@ def test_length_is_extended_and_cut() -> None:
 
 
 def test_freed_lease_is_dead() -> None:
-    lease = ContiguousKVCache(4, lambda: bytearray(4), block_size=4).lease(4)
+    lease = cache_of(4).lease(4)
     assert lease is not None
     lease.free()
     with pytest.raises(InternalError, match="freed"):
@@ -41,10 +50,10 @@ def test_freed_lease_is_dead() -> None:
 
 
 def test_failed_allocation_costs_no_room() -> None:
-    def fail() -> None:
-        raise MemoryError
+    def fail(num_tokens: int) -> None:
+        raise MemoryError(num_tokens)
 
-    cache = ContiguousKVCache(4, fail, block_size=4)
+    cache = ContiguousKVCache(4, 4, fail, lambda *_: None)
     with pytest.raises(MemoryError):
         cache.lease(4)
     assert cache.free_tokens == 4
@@ -53,10 +62,11 @@ def test_failed_allocation_costs_no_room() -> None:
 KEYS = (b"a", b"b", b"c")
 
 
-def filled(cache: ContiguousKVCache[object], num_tokens: int, keys: tuple[bytes, ...]) -> object:
+def filled(cache: ContiguousKVCache[bytearray], num_tokens: int, keys: tuple[bytes, ...], value: int = 7) -> bytearray:
     """A chat that ran and ended; its buffers."""
     lease = cache.lease(num_tokens)
     assert lease is not None
+    lease.buffers[:] = bytes([value]) * num_tokens
     lease.extend(num_tokens)
     lease.commit(keys)
     buffers = lease.buffers
@@ -65,43 +75,67 @@ def filled(cache: ContiguousKVCache[object], num_tokens: int, keys: tuple[bytes,
 
 
 def test_a_lease_that_begins_alike_takes_over_kept_buffers() -> None:
-    cache: ContiguousKVCache[object] = ContiguousKVCache(100, object, block_size=4)
-    old = filled(cache, 13, KEYS)
+    cache = cache_of(100)
+    old = filled(cache, 40, KEYS)
     assert cache.free_tokens == 100
-    lease = cache.lease(40, (b"a", b"b", b"x"))
+    lease = cache.lease(13, (b"a", b"b", b"x"))
     assert lease is not None
-    assert (lease.buffers, lease.num_reused, lease.length, lease.capacity) == (old, 8, 8, 40)
+    assert lease.buffers is old
+    assert (lease.num_reused, lease.length, lease.capacity, cache.free_tokens) == (8, 8, 40, 60)
     other = cache.lease(40, KEYS)
     assert other is not None
     assert (other.buffers is old, other.num_reused) == (False, 0)
 
 
+def test_a_longer_lease_gets_a_copy_and_the_old_buffers_go() -> None:
+    cache = cache_of(100)
+    old = filled(cache, 13, KEYS)
+    lease = cache.lease(40, KEYS)
+    assert lease is not None
+    assert lease.buffers is not old
+    assert (lease.num_reused, lease.capacity, cache.free_tokens) == (12, 40, 60)
+    assert lease.buffers[:12] == bytes([7]) * 12
+    again = cache.lease(13, KEYS)
+    assert again is not None
+    assert again.num_reused == 0
+
+
+def test_of_kept_buffers_the_best_are_taken_and_of_equals_the_latest() -> None:
+    cache = cache_of(100)
+    filled(cache, 13, KEYS[:1], 1)
+    filled(cache, 13, KEYS, 2)
+    filled(cache, 13, KEYS, 3)
+    lease = cache.lease(13, KEYS)
+    assert lease is not None
+    assert lease.buffers[0] == 3
+
+
 def test_kept_buffers_give_way_to_leases_the_oldest_first() -> None:
-    cache: ContiguousKVCache[object] = ContiguousKVCache(40, object, block_size=4)
-    first, second = filled(cache, 13, KEYS[:1]), filled(cache, 13, (b"x",))
+    cache = cache_of(40)
+    filled(cache, 13, KEYS[:1])
+    second = filled(cache, 13, (b"x",))
     lease = cache.lease(20)
     assert lease is not None
-    found = cache.lease(14, (b"x",))
+    found = cache.lease(13, (b"x",))
     assert found is not None
-    assert (found.buffers, found.num_reused) == (second, 4)
+    assert found.buffers is second
+    assert found.num_reused == 4
     found.free()
-    again = cache.lease(14, KEYS[:1])
+    again = cache.lease(13, KEYS[:1])
     assert again is not None
-    assert again.buffers is not first
+    assert again.num_reused == 0
 
 
-def test_memory_that_was_written_is_counted_for_as_long_as_it_is_held() -> None:
-    cache: ContiguousKVCache[object] = ContiguousKVCache(40, object, block_size=4)
-    filled(cache, 30, KEYS)
-    small = cache.lease(13, KEYS)
-    assert small is not None
-    assert (small.num_reused, cache.free_tokens) == (12, 10)
-    small.free()
-    assert cache.free_tokens == 40
+def test_there_is_no_reuse_where_a_copy_would_not_fit() -> None:
+    cache = cache_of(40)
+    filled(cache, 20, KEYS)
+    lease = cache.lease(30, KEYS)
+    assert lease is not None
+    assert (lease.num_reused, cache.free_tokens) == (0, 10)
 
 
 def test_nothing_is_kept_of_a_chat_that_committed_nothing() -> None:
-    cache: ContiguousKVCache[object] = ContiguousKVCache(40, object, block_size=4)
+    cache = cache_of(40)
     old = filled(cache, 13, ())
     lease = cache.lease(13, KEYS)
     assert lease is not None

@@ -212,7 +212,7 @@ def test_tokens_past_the_lease_are_an_internal_error(runner: BundleRunner) -> No
 
 def test_lease_of_another_cache_is_an_internal_error(runner: BundleRunner) -> None:
     chat = Chat(runner, TALK)
-    other = ContiguousKVCache(64, bytearray, block_size=64).lease(64)
+    other = ContiguousKVCache(64, 64, bytearray, lambda *_: None).lease(64)
     assert other is not None
     with pytest.raises(InternalError, match="not a lease"):
         runner.forward([Step(chat.prompt, chat.log[:3], other, 1, chat.cancel)])
