@@ -106,8 +106,9 @@ def describe_ending(ended: Finished, max_tokens: int) -> str | None:
 def describe_timings(timings: Timings) -> str:
     """One line for people; what took no time is left out."""
     parts = [f"prompt {timings.prompt_tokens:,} tokens"]
-    if timings.image_tokens:
-        parts[0] += f" ({timings.image_tokens:,} of images)"
+    counts = ((timings.image_tokens, "of images"), (timings.cached_tokens, "from the cache"))
+    if notes := [f"{count:,} {what}" for count, what in counts if count]:
+        parts[0] += f" ({', '.join(notes)})"
     stages = ("queue", "decode_image", "resize", "vision", "prefill")
     took = ((stage.replace("_", " "), getattr(timings, f"{stage}_ms")) for stage in stages)
     parts += [f"{stage} {_duration(ms)}" for stage, ms in took if ms >= 0.5]
