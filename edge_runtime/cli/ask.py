@@ -29,7 +29,7 @@ _SPELLINGS: dict[str, dict[str, Any]] = {
     "num_logprobs": {"flag": "--logprobs", "help": "With --json: this many likeliest tokens at each place."},
     "stop_on_repetition": {
         "flag": "--stop-on-repetition/--no-stop-on-repetition",
-        "help": "End an answer that only repeats itself, token for token; as a rule, but with --ignore-eos.",
+        "help": "End an answer that only repeats itself, token for token; the default, but with --ignore-eos.",
         "kind": bool | None,
         "default": None,
     },
