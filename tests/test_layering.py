@@ -247,6 +247,10 @@ def test_every_part_of_the_runtime_has_its_place_and_its_tests() -> None:
     assert packages <= tested, f"no tests for {sorted(packages - tested)}"
 
 
+def test_every_root_tells_type_checkers_that_it_is_typed() -> None:
+    assert all((folder / "py.typed").is_file() for folder in ROOTS.values())
+
+
 def test_test_folders_mirror_the_roots() -> None:
     packages = {path.parent.name for path in ROOTS["edge_runtime"].glob("*/__init__.py")}
     folders = {path.name for path in (REPOSITORY / "tests").iterdir() if path.is_dir() and any(path.rglob("*.*"))}
