@@ -178,12 +178,10 @@ def _kinds(of: type[SamplingParams]) -> dict[str, tuple[Any, bool]]:
     hints = get_type_hints(of)
     found = {}
     for name in of.__struct_fields__:
-        choices = get_args(hints[name])
-        may_be_none = NoneType in choices
-        found[name] = (
-            next(kind for kind in choices if kind is not NoneType) if may_be_none else hints[name],
-            may_be_none,
-        )
+        kind = hints[name]
+        if may_be_none := NoneType in get_args(kind):
+            (kind,) = set(get_args(kind)) - {NoneType}
+        found[name] = (kind, may_be_none)
     return found
 
 
