@@ -238,7 +238,10 @@ class Engine:
         if self._chats.pop(chat.request.request_id, None) is not None:
             self._events += last_events
             self._scheduler.remove(chat)
-            self._runner.media.release(chat.log)
+            try:
+                self._runner.media.release(chat.log)
+            except Exception:  # noqa: BLE001 (what it held may be lost, but no other chat ends for it)
+                _log.exception("the images of request %r could not be released", chat.request.request_id)
 
     def _check_idle(self) -> None:
         """With no chat in flight the whole cache must be free."""

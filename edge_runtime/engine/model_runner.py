@@ -30,7 +30,7 @@ class MediaTimings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One chat's part of a run: the next tokens of its log go in, logits of the last of them come out."""
+    """One chat's part of a run: the next tokens of its log go in, logits after the last of them come out."""
 
     log: TokenLog
     token_ids: NDArray[np.int64]
@@ -90,7 +90,7 @@ class ModelRunner(Protocol):
         """The prompt, by template, tokenizer and headers of images. Raises `RequestError` or `Cancelled`."""
 
     def forward(self, steps: Sequence[Step]) -> list[Logits | None]:
-        """Run the decoder on every step; per step its last logits, or None where none are wanted.
+        """Run the decoder on every step; per step its last rows of logits, or None where none are wanted.
 
         A step whose token was cancelled during the run gives None and leaves its lease unusable past its old length.
         If this raises, the engine restores the leases and calls it again for each step alone, so that only the chat at

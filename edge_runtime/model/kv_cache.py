@@ -7,7 +7,7 @@ one pool, by which the decoder graph finds a token. The memory behind both is in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -207,14 +207,16 @@ class PagedKVCache:
 
     def hold(self, block_ids: Iterable[int]) -> None:
         """Refer to blocks that somebody else refers to: they stay when that one lets go. They are not to be written."""
-        for block in block_ids:
-            if not self._references[block]:
+        blocks = [int(block) for block in block_ids]
+        for block in blocks:
+            if not 0 <= block < self.num_blocks or not self._references[block]:
                 raise InternalError(f"KV block {block} is free, it cannot be held")
+        for block in blocks:
             self._references[block] += 1
 
-    def release(self, block_ids: NDArray[np.int32]) -> None:
+    def release(self, block_ids: Sequence[int] | NDArray[np.int32]) -> None:
         """Refer to blocks no more; those that nobody refers to are free, the first of them to be given out first."""
-        for block in reversed(block_ids.tolist()):
+        for block in reversed([int(block) for block in block_ids]):
             if not self._references[block]:
                 raise InternalError(f"KV block {block} was released more often than it was held")
             self._references[block] -= 1

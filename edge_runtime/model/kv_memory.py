@@ -30,24 +30,33 @@ class KVMemory:
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """Copy the first `num_tokens` of the block `source` into `target`."""
+        self._check(source, num_tokens)
+        self._check(target, num_tokens)
         for array in self.arrays.values():
             array[target, :, :num_tokens] = array[source, :, :num_tokens]
 
     def dump(self, block: int, num_tokens: int) -> list[Array]:
         """A copy of the first `num_tokens` of a block: per array [num_heads, num_tokens, ...], in order of `arrays`."""
+        self._check(block, num_tokens)
         return [array[block, :, :num_tokens].copy() for array in self.arrays.values()]
 
     def load(self, block: int, saved: Sequence[Array]) -> None:
         """Write what `dump` gave to the start of a block. Raises `InternalError` for what another memory gave."""
-        places = [array[block, :, : values.shape[1]] for array, values in zip(self.arrays.values(), saved, strict=True)]
-        for place, values in zip(places, saved, strict=True):
-            if place.shape != values.shape or place.dtype != values.dtype:
-                raise InternalError(
-                    f"keys and values {values.dtype} {list(values.shape)} do not fit a block of {place.dtype} "
-                    f"{list(place.shape)}"
-                )
+        num_tokens = saved[0].shape[1] if saved else 0
+        self._check(block, num_tokens)
+        places = [array[block, :, :num_tokens] for array in self.arrays.values()]
+        wanted, given = ([(str(one.dtype), one.shape) for one in arrays] for arrays in (places, saved))
+        if wanted != given:
+            raise InternalError(f"keys and values of {given} do not fit a block of {wanted}")
         for place, values in zip(places, saved, strict=True):
             place[:] = values
+
+    def _check(self, block: int, num_tokens: int) -> None:
+        num_blocks, _, block_size = next(iter(self.arrays.values())).shape[:3]
+        if not (0 <= block < num_blocks and 0 <= num_tokens <= block_size):
+            raise InternalError(
+                f"{num_tokens} tokens of block {block}, of {num_blocks} blocks of {block_size}, were asked for"
+            )
 
 
 def _pages(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:

@@ -98,6 +98,24 @@ def test_a_failing_run_loses_no_image_features(chunk: int):
     assert tokens[0] == tokens[1]
 
 
+def test_images_that_cannot_be_released_cost_nobody_else_anything(caplog: pytest.LogCaptureFixture):
+    class Broken(FakeRunner):
+        def release(self, log):
+            super().release(log)
+            if log.request_id == "bad":
+                raise MemoryError("no room to let go")
+
+    runner = Broken()
+    engine = engine_of(runner)
+    for name in ("bad", "good"):
+        engine.submit(request(name, images=1))
+    ended = run_all(engine)
+    last_of(ended, "bad")
+    last_of(ended, "good")
+    assert "could not be released" in caplog.text
+    assert not runner.kv_cache.out
+
+
 def test_nan_logits_end_the_chat_with_a_clear_error():
     class Broken(FakeRunner):
         def logits(self, log, tokens):

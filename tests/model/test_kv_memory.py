@@ -68,13 +68,24 @@ def test_what_another_memory_gave_is_refused_and_nothing_is_written() -> None:
     memory = filled()
     others = (
         KVMemory(ROWS, num_heads=3, num_blocks=1, block_size=8),
-        KVMemory(ROWS, num_heads=2, num_blocks=1, block_size=9),
         KVMemory({**ROWS, "key": (np.dtype(np.float16), (4,))}, num_heads=2, num_blocks=1, block_size=8),
     )
     for other in others:
         with pytest.raises(InternalError, match="do not fit a block"):
-            memory.load(0, other.dump(0, other.arrays["key"].shape[2]))
+            memory.load(0, other.dump(0, 8))
+    saved = memory.dump(0, 8)
+    for wrong in ([], saved[:1], [saved[0], saved[1][:, :2]], [saved[0][:, :2], saved[1]]):
+        with pytest.raises(InternalError, match="do not fit a block"):
+            memory.load(0, wrong)
     assert all(np.array_equal(array, filled().arrays[name]) for name, array in memory.arrays.items())
+
+
+@pytest.mark.parametrize(("block", "num_tokens"), [(3, 1), (-1, 1), (0, 9), (0, -1)])
+def test_what_is_not_there_is_an_internal_error(block: int, num_tokens: int) -> None:
+    memory = filled()
+    for work in (lambda: memory.copy(block, 0, num_tokens), lambda: memory.dump(block, num_tokens)):
+        with pytest.raises(InternalError, match="were asked for"):
+            work()
 
 
 @pytest.mark.parametrize("kv_dtype", ["fp32", "fp16", "int8"])

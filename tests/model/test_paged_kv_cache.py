@@ -100,8 +100,13 @@ def test_references_that_nobody_has_are_an_internal_error() -> None:
     assert lease is not None
     blocks = lease.block_ids
     lease.free()
-    with pytest.raises(InternalError, match="is free, it cannot be held"):
-        cache.hold(blocks)
+    other = cache.lease(16)
+    assert other is not None
+    for wrong in (blocks.tolist() if blocks[0] != other.block_ids[0] else [3], [other.block_ids[0], 3], [-1], [4]):
+        with pytest.raises(InternalError, match="is free, it cannot be held"):
+            cache.hold(wrong)
+    other.free()
+    assert cache.free_tokens == 64
     with pytest.raises(InternalError, match="released more often"):
         cache.release(blocks)
 
