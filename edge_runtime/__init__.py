@@ -14,18 +14,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge_runtime import errors
+
 if TYPE_CHECKING:
-    from edge_runtime.cli.loading import PlannedBundle, load
     from edge_runtime.devices.memory import MemoryRequest
     from edge_runtime.engine.engine import Engine
     from edge_runtime.engine.events import Delta, Failed, Finished
+    from edge_runtime.engine.load import PlannedBundle, load
     from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
-    from edge_runtime.errors import EdgeError
+    from edge_runtime.errors import (
+        BadImage,
+        BadParameter,
+        BadPrompt,
+        Cancelled,
+        ConnectionLost,
+        ContextOverflow,
+        EdgeError,
+        Overloaded,
+        TimedOut,
+    )
     from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
     from edge_runtime.serving.async_client import AsyncClient
     from edge_runtime.serving.client import Client
     from edge_runtime.serving.client_core import Timeouts
     from edge_runtime.serving.images import question
+    from edge_runtime.serving.model_info import model_info
     from edge_runtime.serving.server import Server
     from edge_runtime.serving.settings import ServerSettings
 
@@ -33,7 +46,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncClient": "serving.async_client",
+    "BadImage": "errors",
+    "BadParameter": "errors",
+    "BadPrompt": "errors",
+    "Cancelled": "errors",
     "Client": "serving.client",
+    "ConnectionLost": "errors",
+    "ContextOverflow": "errors",
     "Delta": "engine.events",
     "EdgeError": "errors",
     "Engine": "engine.engine",
@@ -44,21 +63,30 @@ _HOMES = {
     "ImagePart": "model.conversation",
     "MemoryRequest": "devices.memory",
     "Message": "model.conversation",
-    "PlannedBundle": "cli.loading",
+    "Overloaded": "errors",
+    "PlannedBundle": "engine.load",
     "SamplingParams": "engine.request",
     "Server": "serving.server",
     "ServerSettings": "serving.settings",
     "TextPart": "model.conversation",
+    "TimedOut": "errors",
     "Timeouts": "serving.client_core",
     "VideoPart": "model.conversation",
-    "load": "cli.loading",
+    "load": "engine.load",
+    "model_info": "serving.model_info",
     "question": "serving.images",
 }
 """Name -> the module it lives in, below this package."""
 
 __all__ = [
     "AsyncClient",
+    "BadImage",
+    "BadParameter",
+    "BadPrompt",
+    "Cancelled",
     "Client",
+    "ConnectionLost",
+    "ContextOverflow",
     "Delta",
     "EdgeError",
     "Engine",
@@ -69,15 +97,19 @@ __all__ = [
     "ImagePart",
     "MemoryRequest",
     "Message",
+    "Overloaded",
     "PlannedBundle",
     "SamplingParams",
     "Server",
     "ServerSettings",
     "TextPart",
+    "TimedOut",
     "Timeouts",
     "VideoPart",
     "__version__",
+    "errors",
     "load",
+    "model_info",
     "question",
 ]
 
@@ -87,8 +119,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib  # noqa: PLC0415
 
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return found
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*globals(), *__all__})

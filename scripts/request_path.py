@@ -18,10 +18,11 @@ from types import CodeType, FrameType
 import numpy as np
 
 import edge_runtime
-from edge_runtime.cli.loading import PlannedBundle
 from edge_runtime.devices.memory import MemoryRequest
+from edge_runtime.engine.load import PlannedBundle
 from edge_runtime.model.conversation import ImagePart, Message
 from edge_runtime.serving.client import Client
+from edge_runtime.serving.model_info import model_info
 from edge_runtime.serving.server import Server
 from edge_runtime.serving.settings import ServerSettings
 
@@ -51,7 +52,7 @@ def trace_request(bundle: Path) -> dict[str, set[CodeType]]:
     server = Server(ServerSettings(bind="tcp://127.0.0.1:*"))
     threading.setprofile(trace)
     sys.setprofile(trace)
-    thread = threading.Thread(target=server.run, args=(engine, planned.model_info()))
+    thread = threading.Thread(target=server.run, args=(engine, model_info(planned)))
     thread.start()
     try:
         with Client(server.address) as client:

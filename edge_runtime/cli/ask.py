@@ -6,7 +6,8 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from types import GenericAlias
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from msgspec.structs import FieldInfo, fields
@@ -26,9 +27,14 @@ _Target = Annotated[
 _SPELLINGS: dict[str, dict[str, Any]] = {
     "enable_thinking": {"flag": "--think/--no-think"},
     "num_logprobs": {"flag": "--logprobs", "help": "With --json: this many likeliest tokens at each place."},
-    "stop_on_repetition": {"default": True},
+    "stop_on_repetition": {
+        "flag": "--stop-on-repetition/--no-stop-on-repetition",
+        "help": "End an answer that only repeats itself, token for token; the default, but with --ignore-eos.",
+        "kind": bool | None,
+        "default": None,
+    },
 }
-"""Where the command differs from `GenerationOptions`: an option's name, its help, its default."""
+"""Where the command differs from `GenerationOptions`: an option's name, its help, its type, its default."""
 
 
 def _takes_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -46,13 +52,15 @@ def _takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _option(field: FieldInfo) -> _Parameter:
     kind, meta = get_args(field.type)
-    own = {"help": meta.description, "default": field.default, **_SPELLINGS.get(field.name, {})}
     flag = f"--{field.name.replace('_', '-')}"
-    if kind is bool and own["default"]:
+    if kind is bool and field.default:
         flag += f"/--no-{flag[2:]}"
-    if own["default"] == ():
-        kind, own["default"] = list[str] | None, None
-    option = typer.Option(own.get("flag", flag), help=own["help"])
+    default = field.default
+    if get_origin(kind) is tuple:  # typer knows only lists; the options make tuples of them
+        kind, default = GenericAlias(list, get_args(kind)[:1]), []
+    own: dict[str, Any] = {"flag": flag, "help": meta.description, "kind": kind, "default": default}
+    own |= _SPELLINGS.get(field.name, {})
+    kind, option = own["kind"], typer.Option(own["flag"], help=own["help"])
     return _Parameter(field.name, _Parameter.KEYWORD_ONLY, default=own["default"], annotation=Annotated[kind, option])
 
 
@@ -79,12 +87,14 @@ def ask(  # noqa: PLR0913 - these are the command's own options
     from edge_runtime.cli.question import Question  # noqa: PLC0415
     from edge_runtime.cli.targets import LocalOptions, open_target  # noqa: PLC0415
 
+    if options["stop_on_repetition"] is None:  # who wants all tokens there can be wants those, too
+        options["stop_on_repetition"] = not options["ignore_eos"]
     question = Question(
         prompt=sys.stdin.read(_MAX_PROMPT).strip() if prompt == "-" else prompt,
         images=tuple(image or ()),
         video=video,
         system=system,
-        options=GenerationOptions(**{**options, "stop": tuple(options["stop"] or ())}),
+        options=GenerationOptions(**options),
         max_pixels=max_pixels,
     )
     printer = JsonPrinter() if json else AnswerPrinter(sys.stdout.isatty(), quiet, question.options.max_tokens)

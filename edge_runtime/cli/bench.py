@@ -30,11 +30,11 @@ def bench(
 
     from edge_runtime.bench.benchmark import run_benchmark  # noqa: PLC0415
     from edge_runtime.bench.questions import Workload, parse_screens  # noqa: PLC0415
-    from edge_runtime.cli.pocket import bundle_folder  # noqa: PLC0415
     from edge_runtime.devices.memory import MemoryRequest  # noqa: PLC0415
     from edge_runtime.devices.probe import probe_machine  # noqa: PLC0415
     from edge_runtime.devices.select import select_profile  # noqa: PLC0415
     from edge_runtime.engine.load import plan_bundle  # noqa: PLC0415
+    from edge_runtime.engine.pocket import bundle_folder  # noqa: PLC0415
     from edge_runtime.model.manifest import load_manifest  # noqa: PLC0415
 
     folder = bundle_folder(bundle)

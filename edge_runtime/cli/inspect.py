@@ -21,7 +21,7 @@ def inspect(
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from edge_runtime.cli.pocket import bundle_folder  # noqa: PLC0415
+    from edge_runtime.engine.pocket import bundle_folder  # noqa: PLC0415
     from edge_runtime.model.bundle import open_bundle  # noqa: PLC0415
 
     manifest = open_bundle(bundle_folder(bundle), verify_hashes=verify_hashes).manifest

@@ -11,7 +11,7 @@ from edge_runtime.cli.outcome import reports_errors
 from edge_runtime.serving.address import DEFAULT_ADDRESS
 
 if TYPE_CHECKING:
-    from edge_runtime.cli.loading import PlannedBundle
+    from edge_runtime.engine.load import PlannedBundle
     from edge_runtime.serving.server import Server
 
 
@@ -37,9 +37,8 @@ def serve(
     import logging  # noqa: PLC0415
     from contextlib import closing  # noqa: PLC0415
 
-    from edge_runtime.cli.loading import PlannedBundle  # noqa: PLC0415
-    from edge_runtime.cli.pocket import bundle_folder  # noqa: PLC0415
-    from edge_runtime.devices.memory import MemoryRequest  # noqa: PLC0415
+    from edge_runtime.engine.load import PlannedBundle  # noqa: PLC0415
+    from edge_runtime.serving.model_info import model_info  # noqa: PLC0415
     from edge_runtime.serving.server import Server  # noqa: PLC0415
     from edge_runtime.serving.settings import ServerSettings  # noqa: PLC0415
 
@@ -47,14 +46,14 @@ def serve(
     settings = ServerSettings(
         bind=bind, socket_mode=_octal(socket_mode), socket_group=socket_group, shutdown_grace_s=drain_seconds
     )
-    planned = PlannedBundle.open(bundle_folder(bundle), profile, MemoryRequest())
+    planned = PlannedBundle.open(bundle, profile)
     # The address is taken before the model is loaded: a second server says so at once.
     with closing(Server(settings)) as server:
         _print_plan(planned)
         _stop_on_signals(server)
         engine = planned.load()
         typer.echo(f"serving {planned.bundle.manifest.name} at {server.address}")
-        server.run(engine, planned.model_info())
+        server.run(engine, model_info(planned))
 
 
 def _octal(mode: str | None) -> int | None:

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 
 import typer
 
-from edge_runtime.cli.loading import PlannedBundle
-from edge_runtime.cli.pocket import NAME, bundle_folder
 from edge_runtime.cli.question import Question, Say
 from edge_runtime.devices.memory import MemoryPlan, MemoryRequest
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Delta, Failed, Finished
+from edge_runtime.engine.load import PlannedBundle
+from edge_runtime.engine.pocket import bundle_folder
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.thread import EngineThread
 from edge_runtime.errors import BadParameter, BundleError, InternalError
+from edge_runtime.model.pocket import NAME
 from edge_runtime.serving.address import is_address
 from edge_runtime.serving.client import Client
+from edge_runtime.serving.model_info import model_info
 
 _STOP_S = 5.0
 """How long a cancelled graph run may take to notice."""
@@ -72,7 +74,7 @@ def _ask_server(client: Client, question: Question, say: Say | None) -> Iterator
 def _ask_engine(
     planned: PlannedBundle, local: LocalOptions, question: Question, say: Say | None
 ) -> Iterator[Delta | Finished]:
-    request = GenerationRequest("ask", question.messages(planned.model_info(), say), question.options)
+    request = GenerationRequest("ask", question.messages(model_info(planned), say), question.options)
     if local.on_plan is not None:
         local.on_plan(planned.plan)
         if planned.parity_notice is not None:

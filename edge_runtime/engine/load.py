@@ -1,4 +1,4 @@
-"""From a bundle folder to an engine: check, plan memory, load."""
+"""From a bundle, by its folder or its name, to an engine: check, plan memory, load."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from edge_runtime.devices.probe import probe_machine
 from edge_runtime.devices.select import ResolvedProfile, select_profile
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.pocket import bundle_folder
+from edge_runtime.engine.request import type_of
 from edge_runtime.engine.settings import EngineSettings
-from edge_runtime.errors import BundleError
+from edge_runtime.errors import BadParameter, BundleError
 from edge_runtime.model.bundle import Bundle, open_bundle, refuse_failed
 from edge_runtime.model.footprint import footprint
 from edge_runtime.model.graph import GraphSettings, choose_execution_provider
@@ -31,10 +33,19 @@ class PlannedBundle:
     plan: MemoryPlan
 
     @classmethod
-    def open(cls: type[_Planned], path: Path, profile_name: str, request: MemoryRequest) -> _Planned:
-        """Check the bundle and plan its memory. Raises `BundleError`, `ProfileError` or `DoesNotFit`."""
-        profile = select_profile(profile_name, probe_machine())
-        return cls(profile, *plan_bundle(path, profile, request))
+    def open(
+        cls: type[_Planned], bundle: str | Path, profile: str = "auto", memory: MemoryRequest | None = None
+    ) -> _Planned:
+        """Check the bundle and plan its memory, for this machine or for `profile`.
+
+        Raises `BundleError`, `ProfileError`, `DoesNotFit`, or `BadParameter` for a `memory` that is none, or that the
+        model can never meet.
+        """
+        request = MemoryRequest() if memory is None else memory
+        if not isinstance(request, MemoryRequest):
+            raise BadParameter(f"memory is {type_of(memory)}; wanted MemoryRequest(context_tokens=...)")
+        chosen = select_profile(profile, probe_machine())
+        return cls(chosen, *plan_bundle(bundle_folder(bundle), chosen, request))
 
     @property
     def parity_notice(self) -> str | None:
@@ -46,6 +57,11 @@ class PlannedBundle:
     def load(self) -> Engine:
         """Load the model as planned. Raises `BundleError`."""
         return load_engine(self.bundle, self.profile, self.plan)
+
+
+def load(bundle: str | Path, profile: str = "auto", memory: MemoryRequest | None = None) -> Engine:
+    """The engine of a bundle folder, or of `pocket`, the model that ships. Raises as `PlannedBundle.open`."""
+    return PlannedBundle.open(bundle, profile, memory).load()
 
 
 def plan_bundle(path: Path, profile: ResolvedProfile, request: MemoryRequest) -> tuple[Bundle, MemoryPlan]:

@@ -6,14 +6,18 @@ all take theirs from it, so that a new one is written here, and where it takes e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import cache
+from itertools import islice
+from math import inf
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from edge_runtime.errors import BadParameter
+from edge_runtime.errors import BadParameter, BadPrompt, RequestError
 
 if TYPE_CHECKING:
     from edge_runtime.model.conversation import Message  # the command line's help does without numpy
@@ -33,8 +37,13 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "max_tokens": (1, 2**31),
     "num_logprobs": (0, 20),
 }
-"""Least and largest value, both allowed; of two ints: whole numbers only."""
-_MAY_BE_NONE = ("seed", "max_tokens", "num_logprobs", "enable_thinking")
+"""Least and largest value of every number, both allowed.
+
+Not `Meta(ge=, le=)`: msgspec would refuse in words of its own, and the wire with another code.
+"""
+_MAX_STRINGS = 16
+_SHOWN = 80
+"""Characters of a value that a refusal repeats."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
@@ -59,11 +68,8 @@ class SamplingParams(msgspec.Struct, frozen=True):
     seed: Annotated[int | None, Meta(description="The same seed gives the same answer.")] = None
 
     def __post_init__(self) -> None:
-        """Raise `BadParameter` for a value outside its range; msgspec lets it through as it is."""
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if name in _RANGES and not (value is None and name in _MAY_BE_NONE):
-                _check(name, value, *_RANGES[name])
+        """Raise `BadParameter` for a value of another type or outside its range."""
+        _settle(self, SamplingParams)
 
 
 class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
@@ -91,24 +97,25 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     ignore_eos: Annotated[bool, Meta(description="Go on past end tokens, up to max_tokens; for benchmarks.")] = False
 
     def __post_init__(self) -> None:
-        """Raise `BadParameter` for a value outside its range."""
-        SamplingParams.__post_init__(self)
-        if self.enable_thinking is not None and not isinstance(self.enable_thinking, bool):
-            raise BadParameter(f"enable_thinking is {self.enable_thinking!r}; it must be true, false or left out")
-        for name in ("stop_on_repetition", "parse_special", "ignore_eos"):
-            if not isinstance(getattr(self, name), bool):
-                raise BadParameter(f"{name} is {getattr(self, name)!r}; it must be true or false")
-        if isinstance(self.stop, str) or len(self.stop) > 16 or not all(isinstance(s, str) and s for s in self.stop):
-            raise BadParameter("stop takes a list of up to 16 strings, none of them empty")
+        """Raise `BadParameter` for a value of another type or outside its range; one string is a tuple of it."""
+        _settle(self, GenerationOptions)
 
     @classmethod
-    def of(cls, options: SamplingParams | None, fields: Mapping[str, Any]) -> GenerationOptions:
+    def of(cls, options: SamplingParams | None, fields: Mapping[str, Any], caller: str) -> GenerationOptions:
         """`options` with `fields` in place of its own; one named `sampling` stands for all that `SamplingParams` has.
 
-        Raises `BadParameter`, or `TypeError` for a field that does not exist.
+        Raises `BadParameter`, or `TypeError` for a field that does not exist, which `caller` was given.
         """
         rest = dict(fields)
         sampling = rest.pop("sampling", None)
+        known = cls.__struct_fields__
+        for name in rest:
+            if name not in known:
+                raise TypeError(
+                    f"{caller} got an unexpected option {name!r}; known are {', '.join(known)} and sampling"
+                )
+        if isinstance(sampling, GenerationOptions):
+            raise BadParameter(f"sampling is of type {type(sampling).__name__}; give it as options=")
         values: dict[str, Any] = {}
         for base, name, wanted in (
             (options, "options", "GenerationOptions(max_tokens=...)"),
@@ -129,17 +136,117 @@ class GenerationRequest:
     options: GenerationOptions
 
     def __init__(
-        self, request_id: str, messages: tuple[Message, ...], options: SamplingParams | None = None, **fields: Any
+        self, request_id: str, messages: Sequence[Message], options: SamplingParams | None = None, **fields: Any
     ) -> None:
-        """`options`, or some of their fields by name, or both; as `GenerationOptions.of` takes them."""
+        """`options`, or some of their fields by name, or both; as `GenerationOptions.of` takes them.
+
+        Raises as that does, and `BadPrompt` for messages in another form: what else there is, the clients convert.
+        """
         object.__setattr__(self, "request_id", request_id)
-        object.__setattr__(self, "messages", messages)
-        object.__setattr__(self, "options", GenerationOptions.of(options, fields))
+        object.__setattr__(self, "messages", _messages(messages))
+        object.__setattr__(self, "options", GenerationOptions.of(options, fields, "GenerationRequest()"))
 
 
-def _check(name: str, value: object, low: float, high: float) -> None:
-    whole = isinstance(low, int)
-    is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:  # type: ignore[operator]
-        wanted = f"a whole number from {low} to {high}" if whole else f"a number from {low:g} to {high:g}"
-        raise BadParameter(f"{name} is {value!r}; it must be {wanted}")
+def _messages(messages: object) -> tuple[Message, ...]:
+    from edge_runtime.model.conversation import Message  # noqa: PLC0415 - as above
+
+    wanted = "wanted Message objects, as edge_runtime.question(...) makes them"
+    if not isinstance(messages, (tuple, list)):
+        raise BadPrompt(f"messages is {type_of(messages)}; {wanted}")
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, Message):
+            raise BadPrompt(f"message {number} is {type_of(message)}; {wanted}")
+    return tuple(messages)
+
+
+# ---- what a field takes ----------------------------------------------------------------------------------------
+
+
+def _settle(options: SamplingParams, of: type[SamplingParams]) -> None:
+    """Check the fields that `options` has of `of`, and put into them what stands for what they were given."""
+    for name, (kind, may_be_none) in _kinds(of).items():
+        value = getattr(options, name)
+        if value is not None or not may_be_none:
+            settled = _settled(name, value, kind, may_be_none)
+            if settled is not value:
+                msgspec.structs.force_setattr(options, name, settled)
+
+
+@cache
+def _kinds(of: type[SamplingParams]) -> dict[str, tuple[Any, bool]]:
+    """Of each field its type, and whether it may be None instead, as its annotation has them."""
+    hints = get_type_hints(of)
+    found = {}
+    for name in of.__struct_fields__:
+        kind = hints[name]
+        if may_be_none := NoneType in get_args(kind):
+            (kind,) = set(get_args(kind)) - {NoneType}
+        found[name] = (kind, may_be_none)
+    return found
+
+
+def _settled(name: str, value: Any, kind: Any, may_be_none: bool = False) -> Any:
+    """What a field of type `kind` keeps of `value`. Raises `BadParameter`."""
+    if get_origin(kind) is tuple:
+        return _settled_list(name, value, get_args(kind)[0])
+    if kind is str:
+        return plain_text(value, name, BadParameter)
+    if kind is bool:
+        wanted, fits = "true, false or left out" if may_be_none else "true or false", isinstance(value, bool)
+    elif kind in (int, float):
+        low, high = _RANGES.get(name, (-inf, inf))
+        wanted = f"a whole number from {low} to {high}" if kind is int else f"a number from {low:g} to {high:g}"
+        is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+        fits = is_number and low <= value <= high
+    else:
+        wanted, fits = f"of type {kind}", _converts(value, kind)
+    if not fits:
+        raise BadParameter(f"{name} is {shown(value)}; it must be {wanted}")
+    return float(value) if isinstance(value, float) else value  # of numpy's, which no encoder takes, Python's
+
+
+def _settled_list(name: str, values: Any, kind: Any) -> tuple[Any, ...]:
+    """One string is a list of it, None an empty one."""
+    what = "string" if kind is str else kind.__name__
+    if values is None:
+        return ()
+    if isinstance(values, str) and kind is str:
+        values = (values,)
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, bytearray, memoryview, Mapping)):
+        raise BadParameter(f"{name} is {shown(values)}; wanted a {what}, or a list of {what}s")
+    place = f"a {name} string" if kind is str else name
+    settled = tuple(_settled(place, value, kind) for value in islice(values, _MAX_STRINGS + 1))
+    if len(settled) > _MAX_STRINGS or "" in settled:
+        raise BadParameter(f"{name} takes a list of up to {_MAX_STRINGS} {what}s, none of them empty")
+    return settled
+
+
+def _converts(value: object, kind: Any) -> bool:
+    try:
+        return bool(msgspec.convert(value, kind) == value)
+    except msgspec.ValidationError:
+        return False
+
+
+def plain_text(text: object, what: str, refusal: type[RequestError]) -> str:
+    """`text`, which is what `what` says. Raises `refusal` for what is no string, or none that has an encoding."""
+    if not isinstance(text, str):
+        raise refusal(f"{what} is {type_of(text)}; wanted a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise refusal(f"{what} holds half a character (U+{ord(text[error.start]):04X}) at {error.start}") from error
+    return str.__str__(text)  # of a subclass, which no encoder takes, the plain string
+
+
+def shown(value: object) -> str:
+    """As much of a value as a refusal repeats; Python itself refuses to spell thousands of digits."""
+    try:
+        return repr(value)[:_SHOWN]
+    except ValueError:
+        return f"a value {type_of(value)}, too long to show"
+
+
+def type_of(value: object) -> str:
+    """What a refusal says of a value of the wrong type."""
+    return "None" if value is None else f"of type {type(value).__name__}"

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Itera
 from typing import Any
 
 from edge_runtime.engine.events import Delta, Finished
-from edge_runtime.engine.request import SamplingParams
+from edge_runtime.engine.request import GenerationOptions, SamplingParams
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.chat import Chat
 from edge_runtime.serving.client import BaseClient, BaseStream, info_of
@@ -103,7 +103,7 @@ class AsyncClient(BaseClient):
         or both; `sampling` stands for those of `SamplingParams`, and `stop` is one string or several.
         Raises `BadParameter`, `BadPrompt` or `BadImage` for what can be seen here; the stream raises everything else.
         """
-        return self._begin(AsyncStream, messages, options, fields)
+        return self._begin(AsyncStream, messages, GenerationOptions.of(options, fields, "generate()"))
 
     async def ask(
         self,
@@ -118,7 +118,8 @@ class AsyncClient(BaseClient):
 
         `system` is said before it; the rest is as in `generate`. Raises the `EdgeError` that ended the request.
         """
-        async with self.generate(question(prompt, images, system=system), options, **fields) as stream:
+        chat = question(prompt, images, system=system)
+        async with self._begin(AsyncStream, chat, GenerationOptions.of(options, fields, "ask()")) as stream:
             return await stream.result
 
     async def info(self) -> wire.InfoReply:

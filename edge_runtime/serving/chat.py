@@ -11,6 +11,7 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any, TypeVar
 
+from edge_runtime.engine.request import plain_text, shown, type_of
 from edge_runtime.errors import BadImage, BadParameter, BadPrompt, RequestError
 from edge_runtime.model.conversation import ImagePart, Message, Part, Role, TextPart, VideoPart
 from edge_runtime.serving.images import picture
@@ -33,7 +34,7 @@ def messages_of(chat: Chat) -> tuple[Message, ...]:
     """
     said_one = isinstance(chat, (str, Message, Mapping))
     if not said_one and not _is_list(chat):
-        raise BadPrompt(f"messages is {_kind(chat)}; wanted a string, a Message, or a list of messages")
+        raise BadPrompt(f"messages is {type_of(chat)}; wanted a string, a Message, or a list of messages")
     turns: tuple[object, ...] = (chat,) if said_one else tuple(chat)  # type: ignore[arg-type]
     if not turns:
         raise BadPrompt("messages is empty; wanted at least one message")
@@ -41,17 +42,6 @@ def messages_of(chat: Chat) -> tuple[Message, ...]:
         return tuple(_at(f"message {number}", _message, said) for number, said in enumerate(turns, 1))
     except _RefusedAt as refused:
         raise _kind_of(refused.error)(f"{', '.join(refused.places)}: {refused.error}") from refused.error
-
-
-def stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Stop strings as the engine takes them; one string is one of them. Raises `BadParameter`."""
-    if stop is None:
-        return ()
-    if isinstance(stop, str):
-        stop = (stop,)
-    if not _is_list(stop):
-        raise BadParameter(f"stop is {stop!r:.80}; wanted a string, or a list of strings")
-    return tuple(_text(text, "a stop string", BadParameter) for text in stop)
 
 
 # ---- one message -----------------------------------------------------------------------------------------------
@@ -63,7 +53,7 @@ def _message(said: object) -> Message:
     elif isinstance(said, Mapping):
         said = _message_of_dict(said)
     if not isinstance(said, Message):
-        raise BadPrompt(f"it is {_kind(said)}; wanted a Message, a string, or a dict with role and content")
+        raise BadPrompt(f"it is {type_of(said)}; wanted a Message, a string, or a dict with role and content")
     if not isinstance(said.role, str) or said.role not in ROLES:
         raise BadPrompt(f"role {said.role!r:.80} is unknown; wanted one of {', '.join(ROLES)}")
     counts = {"text": 0, "image": 0, "video": 0}
@@ -78,7 +68,7 @@ def _message(said: object) -> Message:
 def _ready(part: Part) -> Part:
     """The part with its text checked, its pictures converted."""
     if isinstance(part, TextPart):
-        return TextPart(_text(part.text, "it", BadPrompt))
+        return TextPart(plain_text(part.text, "it", BadPrompt))
     if isinstance(part, ImagePart):
         for name in ("min_pixels", "max_pixels"):
             _check_pixels(name, getattr(part, name))
@@ -100,20 +90,10 @@ def _ready_video(part: VideoPart) -> VideoPart:
     return VideoPart(ready, tuple(float(time) for time in times))
 
 
-def _text(text: object, what: str, refusal: type[RequestError]) -> str:
-    if not isinstance(text, str):
-        raise refusal(f"{what} is {_kind(text)}; wanted a string")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise refusal(f"{what} holds half a character (U+{ord(text[error.start]):04X}) at {error.start}") from error
-    return str.__str__(text)  # of a subclass, which the encoder would not take, the plain string
-
-
 def _check_pixels(name: str, value: Any) -> None:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if value is not None and not (is_whole and 1 <= value <= _MAX_PIXELS):
-        raise BadParameter(f"{name} is {value!r:.80}; it must be a whole number from 1 to {_MAX_PIXELS}, or None")
+        raise BadParameter(f"{name} is {shown(value)}; it must be a whole number from 1 to {_MAX_PIXELS}, or None")
 
 
 # ---- messages as dicts -----------------------------------------------------------------------------------------
@@ -137,7 +117,7 @@ def _part(part: object) -> object:
         return part
     kind = part.get("type")
     if not isinstance(kind, str):
-        raise BadPrompt(f"its type is {_kind(kind)}; wanted a string, as 'text'")
+        raise BadPrompt(f"its type is {type_of(kind)}; wanted a string, as 'text'")
     if kind in _TEXT_TYPES:
         _check_keys(part, ("type", "text"))
         return TextPart(part.get("text", None))
@@ -223,7 +203,3 @@ def _kind_of(error: RequestError) -> type[RequestError]:
 def _is_list(value: object) -> bool:
     """Whether it is a list of things, in whatever container: a tuple, a deque, an array."""
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, bytearray, memoryview, Mapping))
-
-
-def _kind(value: object) -> str:
-    return "None" if value is None else f"of type {type(value).__name__}"

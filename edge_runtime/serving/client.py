@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import queue
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from edge_runtime.engine.events import Delta, Failed, Finished
-from edge_runtime.engine.request import SamplingParams
+from edge_runtime.engine.request import GenerationOptions, SamplingParams
 from edge_runtime.errors import Cancelled
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import DEFAULT_ADDRESS
@@ -80,12 +80,10 @@ class BaseClient:
         self._numbers = itertools.count(1)
         self._close = weakref.finalize(self, self._link.close)
 
-    def _begin(
-        self, kind: type[_Stream], messages: Chat, options: SamplingParams | None, fields: Mapping[str, Any]
-    ) -> _Stream:
+    def _begin(self, kind: type[_Stream], messages: Chat, options: GenerationOptions) -> _Stream:
         """Send a request; its replies go to a new stream. Raises as `request_frames` does."""
         request_id = str(next(self._numbers))
-        frames = request_frames(request_id, messages, options, fields)
+        frames = request_frames(request_id, messages, options)
         stream = kind(self, self._link, request_id)
         self._link.start(request_id, frames, stream.deliver)
         return stream
@@ -167,7 +165,7 @@ class Client(BaseClient):
         or both; `sampling` stands for those of `SamplingParams`, and `stop` is one string or several.
         Raises `BadParameter`, `BadPrompt` or `BadImage` for what can be seen here; the stream raises everything else.
         """
-        return self._begin(Stream, messages, options, fields)
+        return self._begin(Stream, messages, GenerationOptions.of(options, fields, "generate()"))
 
     def ask(
         self,
@@ -182,7 +180,8 @@ class Client(BaseClient):
 
         `system` is said before it; the rest is as in `generate`. Raises the `EdgeError` that ended the request.
         """
-        with self.generate(question(prompt, images, system=system), options, **fields) as stream:
+        chat = question(prompt, images, system=system)
+        with self._begin(Stream, chat, GenerationOptions.of(options, fields, "ask()")) as stream:
             return stream.result
 
     def info(self) -> wire.InfoReply:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 
 from edge_runtime import errors
 from edge_runtime.engine.events import Delta, Event, Failed, Finished
-from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
+from edge_runtime.engine.request import GenerationOptions, GenerationRequest
 from edge_runtime.errors import BadImage, EdgeError, ProtocolError
 from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart, VideoPart
 from edge_runtime.serving import messages as wire
-from edge_runtime.serving.chat import ROLES, Chat, messages_of, stop_strings
+from edge_runtime.serving.chat import ROLES, Chat, messages_of
 
 # ---- requests: wire -> engine ----------------------------------------------------------------------------------
 
@@ -80,16 +79,12 @@ class _Pictures:
 # ---- requests: engine -> wire ----------------------------------------------------------------------------------
 
 
-def request_frames(
-    request_id: str, messages: Chat, options: SamplingParams | None, fields: Mapping[str, Any]
-) -> list[bytes]:
-    """The whole message of a client that asks for an answer; `options` and `fields` as `GenerationOptions.of` has them.
+def request_frames(request_id: str, messages: Chat, options: GenerationOptions) -> list[bytes]:
+    """The whole message of a client that asks for an answer.
 
     Raises `BadParameter`, `BadPrompt` or `BadImage` for whatever can be seen here.
     """
-    stop = stop_strings(fields.get("stop", getattr(options, "stop", None)))
-    request = GenerationRequest(request_id, messages_of(messages), options, **{**fields, "stop": stop})
-    header, frames = request_to_wire(request)
+    header, frames = request_to_wire(GenerationRequest(request_id, messages_of(messages), options))
     encoded = wire.encode(header)
     if len(encoded) > (most := wire.DEFAULT_LIMITS.max_header_bytes):
         raise errors.BadPrompt(
@@ -110,14 +105,9 @@ def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[byt
             wire.ChatMessage(role=message.role, content=tuple(_part_to_wire(part, frames) for part in message.content))
             for message in request.messages
         ),
-        **{name: _plain(getattr(request.options, name)) for name in request.options.__struct_fields__},
+        **msgspec.structs.asdict(request.options),
     )
     return header, frames
-
-
-def _plain(value: Any) -> Any:
-    """A number as the encoder takes it; numpy's floats are Python's, and yet not."""
-    return float(value) if isinstance(value, float) else value
 
 
 def _part_to_wire(part: Part, frames: list[bytes]) -> wire.Text | wire.Image | wire.Video:

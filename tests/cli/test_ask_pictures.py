@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from edge_runtime.cli.loading import PlannedBundle
 from edge_runtime.cli.main import app
 from edge_runtime.cli.question import Question
 from edge_runtime.devices.memory import MemoryRequest
+from edge_runtime.engine.load import PlannedBundle
 from edge_runtime.engine.request import GenerationOptions
 from edge_runtime.model.conversation import VideoPart
+from edge_runtime.serving.model_info import model_info
 from edge_runtime.serving.server import Server
 from edge_runtime.serving.settings import ServerSettings
 from edge_runtime.vision.image import ImageLimits
@@ -39,7 +40,7 @@ def address(tiny_bundle: Path) -> Iterator[str]:
     """A server with a short context that takes small images."""
     planned = PlannedBundle.open(tiny_bundle, "cpu-generic", SMALL)
     server = Server(ServerSettings(bind="tcp://127.0.0.1:*", shutdown_grace_s=0.5))
-    thread = Thread(target=server.run, args=(planned.load(), planned.model_info()))
+    thread = Thread(target=server.run, args=(planned.load(), model_info(planned)))
     thread.start()
     yield server.address
     server.stop()
@@ -88,7 +89,7 @@ def test_frames_are_resized_once(tiny_bundle: Path, minute: Path, tmp_path: Path
     planner = MediaPlanner(planned.bundle.manifest, ImageLimits(), planned.plan.max_pixels)
     remarks: list[str] = []
     for path, frames in ((minute, None), (write_clip(tmp_path / "odd.avi", 35, 10.0), 7)):
-        (message,) = question(video=path).messages(planned.model_info(), remarks.append)
+        (message,) = question(video=path).messages(model_info(planned), remarks.append)
         (part, _) = message.content
         assert isinstance(part, VideoPart)
         assert frames in (None, len(part.frames))
@@ -100,7 +101,7 @@ def test_frames_are_resized_once(tiny_bundle: Path, minute: Path, tmp_path: Path
 def test_the_clip_leaves_room_for_words_images_and_the_answer_asked_for(
     tiny_bundle: Path, minute: Path, picture: Path
 ) -> None:
-    info = PlannedBundle.open(tiny_bundle, "cpu-generic", SMALL).model_info()
+    info = model_info(PlannedBundle.open(tiny_bundle, "cpu-generic", SMALL))
 
     def tokens_of(**fields: object) -> int:
         message = question(video=minute, **fields).messages(info, None)[-1]

@@ -313,3 +313,15 @@ def test_timings_in_words() -> None:
         "prompt 1,210 tokens (1,024 of images) | decode image 3 ms | resize 4 ms | vision 1.50 s | prefill 200 ms | "
         "first token 1.70 s | 10 tokens at 10.0/s | total 2.60 s"
     )
+
+
+def test_what_scripts_outside_know_by_its_old_place(tiny_bundle: Path) -> None:
+    from edge_runtime.cli.loading import PlannedBundle
+    from edge_runtime.cli.pocket import checkpoint
+    from edge_runtime.devices.memory import MemoryRequest
+    from edge_runtime.engine.load import load_runner
+
+    planned = PlannedBundle.open(tiny_bundle, "auto", MemoryRequest(max_chats=1))
+    assert planned.model_info().model == planned.bundle.manifest.name
+    assert load_runner(planned.bundle, planned.profile, planned.plan).kv_cache
+    assert checkpoint().is_dir()

@@ -15,7 +15,7 @@ from edge_runtime.devices.probe import probe_machine
 from edge_runtime.devices.select import ResolvedProfile, select_profile
 from edge_runtime.engine import load
 from edge_runtime.engine.events import Finished
-from edge_runtime.engine.load import load_engine, plan_bundle
+from edge_runtime.engine.load import PlannedBundle, load_engine, plan_bundle
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import BadParameter, BundleError, ContextOverflow, DoesNotFit
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
@@ -105,3 +105,24 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(tiny_bundle: Path, pro
         plan_bundle(tiny_bundle, profile, MemoryRequest(context_tokens=10**9))
     with pytest.raises(BundleError, match="not a bundle"):
         plan_bundle(tiny_bundle.parent, profile, PLAN)
+
+
+def test_a_bundle_is_opened_by_its_folder_in_either_form(tiny_bundle: Path) -> None:
+    planned = PlannedBundle.open(tiny_bundle, "cpu-generic", PLAN)
+    assert (planned.bundle.path, planned.plan.context_tokens) == (tiny_bundle, 96)
+    assert PlannedBundle.open(str(tiny_bundle), memory=PLAN).bundle.path == tiny_bundle
+    *_, end = load.load(str(tiny_bundle), memory=PLAN).generate(request(0))
+    assert isinstance(end, Finished)
+
+
+def test_pocket_is_known_by_name_and_a_path_is_a_folder(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_runtime.engine.pocket.checkpoint", lambda: tiny_bundle)
+    monkeypatch.setattr("edge_runtime.engine.pocket.pocket_bundle", lambda source, cache: source)
+    assert PlannedBundle.open("pocket").bundle.path == tiny_bundle
+    with pytest.raises(BundleError):
+        PlannedBundle.open(Path("pocket"))
+
+
+def test_memory_is_a_memory_request(tiny_bundle: Path) -> None:
+    with pytest.raises(BadParameter, match=r"memory is of type dict; wanted MemoryRequest\(context_tokens=\.\.\.\)"):
+        load.load(tiny_bundle, memory={"context_tokens": 96})  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ from typing import Any
 import onnx
 import pytest
 
-from edge_runtime.cli.loading import PlannedBundle
 from edge_runtime.devices.memory import MemoryRequest
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
+from edge_runtime.engine.load import PlannedBundle
 from edge_runtime.errors import BundleError
 from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.graph import GraphSettings

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.cli.pocket import checkpoint, pocket_bundle
+from edge_runtime.engine.pocket import pocket_bundle
 from edge_runtime.errors import BundleError
 from edge_runtime.model.manifest import load_manifest
+from edge_runtime.model.pocket import checkpoint
 from pocket.eval.bundle_model import BundleModel
 from pocket.eval.case import Case
 from pocket.eval.metrics import parse_action, parse_point

@@ -19,7 +19,7 @@ from edge_runtime.engine.request import GenerationOptions, SamplingParams
 from edge_runtime.errors import BadImage, BadParameter, BadPrompt, EdgeError
 from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
 from edge_runtime.serving.async_client import AsyncClient
-from edge_runtime.serving.chat import messages_of, stop_strings
+from edge_runtime.serving.chat import messages_of
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.images import picture, question
 
@@ -98,7 +98,7 @@ def test_any_container_will_do() -> None:
     history = deque([Message("user", "hi")], maxlen=3)
     assert messages_of(history) == messages_of(turn for turn in history) == tuple(history)
     assert Message("user", (text for text in ("a", "b"))).content == (TextPart("a"), TextPart("b"))
-    assert stop_strings({"a": 1}.keys()) == ("a",)
+    assert GenerationOptions(stop={"a": 1}.keys()).stop == ("a",)  # type: ignore[arg-type]
     assert len(question("hi", (source for source in [b"x", b"y"]))[0].content) == 3
     film = np.zeros((2, 4, 4, 3), np.uint8)
     ((video,),) = (turn.content for turn in messages_of(Message("user", VideoPart(film, np.array([0, 1]) / 2))))  # type: ignore[arg-type]
@@ -217,7 +217,8 @@ def test_refusals_at_the_client_name_the_place(chat: Any, error: type[EdgeError]
         ({"stop": "\ud800"}, "half a character"),
         ({"sampling": {"temperature": 1}}, "wanted SamplingParams"),
         ({"options": {"temperature": 1}}, "wanted GenerationOptions"),
-        ({"options": GenerationOptions(stop=("\ud800",))}, "half a character"),
+        ({"sampling": GenerationOptions(max_tokens=5)}, "sampling is of type GenerationOptions; give it as options="),
+        ({"seed": 10**5000}, "seed is a value of type int, too long to show; it must be a whole number"),
         ({"max_tokens": "5"}, "max_tokens is '5'"),
         ({"num_logprobs": 1.0}, "num_logprobs is 1.0"),
         ({"enable_thinking": "yes"}, "enable_thinking is 'yes'"),
@@ -244,8 +245,6 @@ def test_ask_refuses_by_name(prompt: Any, images: Any, says: str) -> None:
 
 
 def test_one_string_is_one_stop_string(serve: Serve) -> None:
-    assert stop_strings("END") == ("END",)
-    assert stop_strings(None) == ()
     running = serve()
     with Client(running.address) as client:
         client.generate("count 1", stop="END").result  # noqa: B018
@@ -260,6 +259,25 @@ def test_ask_takes_one_image_and_a_system_message(serve: Serve, tmp_path: Path) 
         for source in (str(path), path, png(), [path], data_url(png())):
             text = client.ask("parts", images=source, system="look").text
             assert text == str(["system", "look", "user", (png(), None, None), "parts"])
+
+
+def test_a_misspelt_option_is_named_by_whoever_was_asked() -> None:
+    known = f"known are {', '.join(GenerationOptions.__struct_fields__)} and sampling"
+    with Client(NOBODY) as client:
+        for call in (client.ask, client.generate):
+            with pytest.raises(TypeError) as raised:
+                call("hi", max_token=5)
+            assert str(raised.value) == f"{call.__name__}() got an unexpected option 'max_token'; {known}"
+        with pytest.raises(TypeError, match=r"ask\(\) got an unexpected option 'messages'"):
+            client.ask("hi", messages=3)
+
+
+async def test_a_misspelt_option_is_named_by_the_async_client_too() -> None:
+    async with AsyncClient(NOBODY) as client:
+        with pytest.raises(TypeError, match=r"generate\(\) got an unexpected option 'max_token'"):
+            client.generate("hi", max_token=5)
+        with pytest.raises(TypeError, match=r"ask\(\) got an unexpected option 'messages'"):
+            await client.ask("hi", messages=3)
 
 
 def test_floats_of_numpy_arrive(serve: Serve) -> None:

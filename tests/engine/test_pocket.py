@@ -16,9 +16,9 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from edge_runtime.cli import pocket
 from edge_runtime.cli.main import app
-from edge_runtime.cli.pocket import bundle_folder, cache_folder, pocket_bundle
+from edge_runtime.engine import pocket
+from edge_runtime.engine.pocket import bundle_folder, cache_folder, pocket_bundle
 from edge_runtime.errors import BundleError
 from edge_runtime.model.manifest import load_manifest, save_manifest
 
@@ -244,7 +244,7 @@ def test_a_cache_that_cannot_be_written(tiny_checkpoint: Path, tmp_path: Path) -
 ASK_TWO = """
 import subprocess, sys
 from pathlib import Path
-from edge_runtime.cli import pocket
+from edge_runtime.engine import pocket
 pocket._kernels_run = lambda: False
 pocket.pocket_bundle(Path(sys.argv[1]), Path(sys.argv[2]))
 """
