@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +62,7 @@ class Chat:
         "_unsent_ids",
         "_unsent_logprobs",
         "cancel",
+        "client",
         "clock",
         "lease",
         "log",
@@ -88,6 +90,8 @@ class Chat:
         self.transcript = transcript
         self.clock = clock
         self.cancel = cancel
+        self.client: Hashable = None
+        """Who asked: clients take turns."""
         self.prefill_chunk = prefill_chunk
         self.lease: KVLease | None = None
         self.num_vision_reused = 0

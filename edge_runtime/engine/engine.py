@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 from edge_runtime.engine.chat import Chat, Clock, Phase
@@ -86,8 +86,10 @@ class Engine:
             kept = GenerationRequest(request.request_id, (), request.options, max_tokens=max_tokens)
             return Chat(kept, log, transcript, clock, cancel, self._settings.prefill_chunk)
 
-    def add(self, chat: Chat) -> None:
+    def add(self, chat: Chat, client: Hashable = None) -> None:
         """Take on what `prepare` gave. If this raises, it was not taken on and will have no events.
+
+        Clients take turns in waiting for room in the KV cache.
 
         Raises `Overloaded` if the queue is full by now, `BadParameter` if the request's id is in use.
         """
@@ -96,6 +98,7 @@ class Engine:
             raise BadParameter(f"a request with the id {request_id!r} is in flight; give each its own")
         self._scheduler.check_room()
         self._chats[request_id] = chat
+        chat.client = client
         self._scheduler.add(chat)
 
     def cancel(self, request_id: str) -> None:

@@ -1,8 +1,9 @@
 """Decides what the next step runs. Knows queues, token counts and leases; nothing of graphs, sampling or text.
 
 Policy:
-- Chats are admitted in order of arrival, each when there is room in the KV cache for its prompt and its longest
-  answer, so a chat that runs never has to be thrown out. The first in line is not overtaken: a long one cannot starve.
+- Clients take turns in having a chat admitted, each client's in order of arrival, when there is room in the KV cache
+  for its prompt and its longest answer, so a chat that runs never has to be thrown out. Whose turn it is is not
+  overtaken: a long one cannot starve.
 - In every step each decoding chat gets its next token.
 - One chat gets a part of a vision run or a chunk of its prompt. Chats that need one take turns, so each waits at most
   for one chunk of every other between two of its own, and a short question passes a long one. Who waits for an image
@@ -13,7 +14,8 @@ Policy:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from edge_runtime.engine.chat import Chat, Phase
@@ -36,7 +38,7 @@ class Plan:
 
 
 class Scheduler:
-    """The queues of an engine: waiting chats in order of arrival, and running ones in order of their turn."""
+    """The queues of an engine: waiting chats of each client, and running ones in order of their turn."""
 
     __slots__ = ("_kv_cache", "_max_context", "_running", "_settings", "_waiting")
 
@@ -45,7 +47,7 @@ class Scheduler:
         self._kv_cache = kv_cache
         self._max_context = min(max_context, kv_cache.max_tokens)
         self._settings = settings
-        self._waiting: deque[Chat] = deque()
+        self._waiting: OrderedDict[Hashable, deque[Chat]] = OrderedDict()  # by client; whose turn is next comes first
         self._running: deque[Chat] = deque()
 
     @property
@@ -56,7 +58,7 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Chats that wait for it."""
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
     def check_room(self) -> None:
         """Raise `Overloaded` if not one more chat may wait."""
@@ -85,21 +87,28 @@ class Scheduler:
         return max_tokens
 
     def add(self, chat: Chat) -> None:
-        """Put `chat` at the end of the waiting line."""
-        self._waiting.append(chat)
+        """Put `chat` at the end of its client's waiting line."""
+        self._waiting.setdefault(chat.client, deque()).append(chat)
 
     def remove(self, chat: Chat) -> None:
         """Forget `chat` and return its room in the cache."""
-        (self._waiting if chat.lease is None else self._running).remove(chat)
         if chat.lease is not None:
+            self._running.remove(chat)
             chat.lease.free()
+            return
+        line = self._waiting[chat.client]
+        line.remove(chat)
+        if not line:
+            del self._waiting[chat.client]
 
     def next_waiting(self) -> Chat | None:
         """The chat to admit next, or None while as many run as may."""
-        return self._waiting[0] if self._waiting and self.num_running < self._settings.max_running else None
+        if not self._waiting or self.num_running >= self._settings.max_running:
+            return None
+        return next(iter(self._waiting.values()))[0]
 
     def admit(self, chat: Chat) -> bool:
-        """Give the first waiting chat its room in the cache, if there is enough; say whether there was.
+        """Give `chat`, the next waiting one, its room in the cache, if there is enough; say whether there was.
 
         Raises `InternalError` if there is not although nothing runs.
         """
@@ -115,7 +124,10 @@ class Scheduler:
                     f"{chat.max_context} are needed; a lease was not returned"
                 )
             return False
-        self._waiting.popleft()
+        client, line = self._waiting.popitem(last=False)
+        line.popleft()
+        if line:
+            self._waiting[client] = line  # behind the others
         chat.take(lease)
         self._running.append(chat)
         return True

@@ -32,7 +32,8 @@ class EngineThread:
         self._engine = engine
         self._wake = wake
         self._preparing = Preparing(engine.prepare, self._take_prepared)
-        self._inbox: queue.SimpleQueue[tuple[str, Chat] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[str, Chat, Hashable] | None] = queue.SimpleQueue()
+        self._clients: dict[str, Hashable] = {}  # of requests that are being prepared
         self._outbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._alive = True
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -48,7 +49,8 @@ class EngineThread:
         return self._alive
 
     def submit(self, request: GenerationRequest, client: Hashable = None) -> None:
-        """Hand a request over; a refusal comes back as a `Failed` event. Clients take turns in being prepared."""
+        """Hand a request over; a refusal comes back as a `Failed` event. Clients take turns."""
+        self._clients[request.request_id] = client
         self._preparing.put(client, request)
 
     def cancel(self, request_id: str) -> None:
@@ -72,11 +74,12 @@ class EngineThread:
 
     def _take_prepared(self, request_id: str, prepared: Chat | EdgeError) -> None:
         """What became of a request, from the thread that prepares."""
+        client = self._clients.pop(request_id, None)
         if isinstance(prepared, EdgeError):
             self._preparing.taken(request_id)
             self._say(Failed(request_id, prepared))
         else:
-            self._inbox.put((request_id, prepared))
+            self._inbox.put((request_id, prepared, client))
 
     def _run(self) -> None:
         try:
@@ -102,9 +105,9 @@ class EngineThread:
                 return False
             self._add(*command)
 
-    def _add(self, request_id: str, chat: Chat) -> None:
+    def _add(self, request_id: str, chat: Chat, client: Hashable) -> None:
         try:
-            self._engine.add(chat)
+            self._engine.add(chat, client)
         except EdgeError as error:
             self._say(Failed(request_id, error))
         except Exception as error:

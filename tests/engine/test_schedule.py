@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.engine.events import Finished
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from tests.engine.fake_runner import (
     TOKENS_PER_IMAGE,
@@ -82,6 +83,20 @@ def test_chats_wait_for_room_in_the_cache_in_order_of_arrival():
     run_all(engine)
     first_runs = list(dict.fromkeys(name for run in runner.forwards for name, _ in run))
     assert first_runs == ["small", "large", "tiny"]
+    assert not runner.kv_cache.out
+
+
+def test_clients_take_turns_in_waiting_for_room():
+    runner = FakeRunner(kv_cache=FakeCache(30))
+    engine = engine_of(runner)
+    order = []
+    for name, client in (("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")):
+        chat = engine.prepare(request(name, "x" * 10, max_tokens=10), CancelToken())
+        engine.add(chat, client)
+    engine.cancel("a2")
+    while engine.has_work:
+        order += [event.request_id for event in engine.step() if isinstance(event, Finished)]
+    assert order == ["a1", "b1", "c1", "a3", "b2"]
     assert not runner.kv_cache.out
 
 

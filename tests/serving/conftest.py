@@ -64,7 +64,7 @@ class FakeEngine:
         self.tokens[request.request_id] = cancel
         return request
 
-    def add(self, request: GenerationRequest) -> None:
+    def add(self, request: GenerationRequest, client: object = None) -> None:
         with self.changed:
             self.running[request.request_id] = (request, [])
             self.changed.notify_all()
