@@ -97,14 +97,17 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     ignore_eos: Annotated[bool, Meta(description="Go on past end tokens, up to max_tokens; for benchmarks.")] = False
 
     def __post_init__(self) -> None:
-        """Raise `BadParameter` for a value of another type or outside its range; one string is a tuple of it."""
+        """Raise `BadParameter` for a value of another type or outside its range; lists become tuples."""
         _settle(self, GenerationOptions)
 
     @classmethod
-    def of(cls, options: SamplingParams | None, fields: Mapping[str, Any], caller: str) -> GenerationOptions:
+    def of(
+        cls, options: SamplingParams | None, fields: Mapping[str, Any], caller: str, *, wraps: bool = False
+    ) -> GenerationOptions:
         """`options` with `fields` in place of its own; one named `sampling` stands for all that `SamplingParams` has.
 
-        Raises `BadParameter`, or `TypeError` for a field that does not exist, which `caller` was given.
+        `wraps`: one string in place of a list is a list of it. Raises `BadParameter`, or `TypeError` for a field that
+        does not exist, which `caller` was given.
         """
         rest = dict(fields)
         sampling = rest.pop("sampling", None)
@@ -124,6 +127,8 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
             if not isinstance(base, (SamplingParams, type(None))):
                 raise BadParameter(f"{name} is of type {type(base).__name__}; wanted {wanted}")
             values |= {} if base is None else msgspec.structs.asdict(base)
+        lists = [name for name, (kind, _) in _kinds(cls).items() if get_origin(kind) is tuple] if wraps else ()
+        rest |= {name: (rest[name],) for name in lists if isinstance(rest.get(name), str)}
         return cls(**values | rest)
 
 
@@ -206,14 +211,12 @@ def _settled(name: str, value: Any, kind: Any, may_be_none: bool = False) -> Any
 
 
 def _settled_list(name: str, values: Any, kind: Any) -> tuple[Any, ...]:
-    """One string is a list of it, None an empty one."""
+    """A tuple of any list; None is an empty one. A string is none: it would be taken letter by letter."""
     what = "string" if kind is str else kind.__name__
     if values is None:
         return ()
-    if isinstance(values, str) and kind is str:
-        values = (values,)
     if not isinstance(values, Iterable) or isinstance(values, (str, bytes, bytearray, memoryview, Mapping)):
-        raise BadParameter(f"{name} is {shown(values)}; wanted a {what}, or a list of {what}s")
+        raise BadParameter(f"{name} is {shown(values)}; wanted a list of {what}s")
     place = f"a {name} string" if kind is str else name
     settled = tuple(_settled(place, value, kind) for value in islice(values, _MAX_STRINGS + 1))
     if len(settled) > _MAX_STRINGS or "" in settled:

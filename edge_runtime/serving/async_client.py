@@ -103,7 +103,7 @@ class AsyncClient(BaseClient):
         or both; `sampling` stands for those of `SamplingParams`, and `stop` is one string or several.
         Raises `BadParameter`, `BadPrompt` or `BadImage` for what can be seen here; the stream raises everything else.
         """
-        return self._begin(AsyncStream, messages, GenerationOptions.of(options, fields, "generate()"))
+        return self._begin(AsyncStream, messages, GenerationOptions.of(options, fields, "generate()", wraps=True))
 
     async def ask(
         self,
@@ -119,7 +119,7 @@ class AsyncClient(BaseClient):
         `system` is said before it; the rest is as in `generate`. Raises the `EdgeError` that ended the request.
         """
         chat = question(prompt, images, system=system)
-        async with self._begin(AsyncStream, chat, GenerationOptions.of(options, fields, "ask()")) as stream:
+        async with self._begin(AsyncStream, chat, GenerationOptions.of(options, fields, "ask()", wraps=True)) as stream:
             return await stream.result
 
     async def info(self) -> wire.InfoReply:

@@ -165,7 +165,7 @@ class Client(BaseClient):
         or both; `sampling` stands for those of `SamplingParams`, and `stop` is one string or several.
         Raises `BadParameter`, `BadPrompt` or `BadImage` for what can be seen here; the stream raises everything else.
         """
-        return self._begin(Stream, messages, GenerationOptions.of(options, fields, "generate()"))
+        return self._begin(Stream, messages, GenerationOptions.of(options, fields, "generate()", wraps=True))
 
     def ask(
         self,
@@ -181,7 +181,7 @@ class Client(BaseClient):
         `system` is said before it; the rest is as in `generate`. Raises the `EdgeError` that ended the request.
         """
         chat = question(prompt, images, system=system)
-        with self._begin(Stream, chat, GenerationOptions.of(options, fields, "ask()")) as stream:
+        with self._begin(Stream, chat, GenerationOptions.of(options, fields, "ask()", wraps=True)) as stream:
             return stream.result
 
     def info(self) -> wire.InfoReply:

@@ -54,6 +54,7 @@ def test_bad_sampling_parameters(name: str, value: object):
         ("num_logprobs", 21),
         ("stop", ("",)),
         ("stop", (5,)),
+        ("stop", "text"),
         ("stop", 5),
         ("stop", b"text"),
         ("stop", "\ud800"),
@@ -112,7 +113,8 @@ def test_every_option_has_a_description_and_every_number_a_range():
         (int, 1, 1, 1.0),
         (bool, True, True, 1),
         (tuple[int, ...], [1, 2], (1, 2), ["x"]),
-        (tuple[str, ...], "x", ("x",), [5]),
+        (tuple[str, ...], ["x"], ("x",), "x"),
+        (tuple[str, ...], {"x"}, ("x",), [5]),
         (Literal["a", "b"], "a", "a", "c"),
     ],
 )
@@ -123,11 +125,13 @@ def test_a_new_option_is_checked_by_its_annotation(kind: Any, good: Any, kept: A
 
 
 def test_stop_strings_come_in_any_form_and_are_kept_as_a_tuple():
-    for given, kept in (("a", ("a",)), (None, ()), (["a", "b"], ("a", "b")), ({"a"}, ("a",)), (iter("ab"), ("a", "b"))):
+    for given, kept in ((None, ()), (["a", "b"], ("a", "b")), ({"a"}, ("a",)), (iter("ab"), ("a", "b"))):
         options = GenerationOptions(stop=given)  # type: ignore[arg-type]
         assert options.stop == kept
         assert hash(options) == hash(GenerationOptions(stop=kept))
-    assert GenerationRequest("1", (), stop="a").options.stop == ("a",)
+    assert GenerationOptions.of(None, {"stop": "ab"}, "ask()", wraps=True).stop == ("ab",)
+    with pytest.raises(BadParameter, match="stop is 'ab'; wanted a list of strings"):
+        GenerationRequest("1", (), stop="ab")
 
 
 def test_a_value_too_long_to_show_is_refused_all_the_same():
