@@ -51,7 +51,7 @@ class EchoEngine:
     def prepare(self, request: GenerationRequest, cancel: CancelToken) -> GenerationRequest:
         return request
 
-    def add(self, prepared: GenerationRequest) -> None:
+    def add(self, prepared: GenerationRequest, client: object = None) -> None:
         self.waiting.append(prepared)
 
     def cancel(self, request_id: str) -> None:
