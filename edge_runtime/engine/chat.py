@@ -150,9 +150,10 @@ class Chat:
         self.lease = lease
         self.num_vision_reused = self.log.skip_features(lease.num_reused)
 
-    def commit(self, block_size: int) -> None:
-        """Let others use the whole blocks that are in the cache by now."""
+    def settle(self, block_size: int) -> None:
+        """After a run: let go of features that are in the cache, and let others use the whole blocks that are."""
         assert self.lease is not None
+        self.log.drop_features(self.num_cached, self.prefill_chunk)
         num_blocks = self.num_cached // block_size
         if num_blocks > self._num_committed:
             self.lease.commit(self.log.keys(block_size, num_blocks))

@@ -157,7 +157,11 @@ class Engine:
                 spent = self._runner.media.advance(plan.encode.log, plan.encode.cancel)
                 plan.encode.clock.add(spent)
                 plan.encode.num_vision_reused += spent.is_reused
-        return self._forward(plan.shares) if plan.shares else []
+        results = self._forward(plan.shares) if plan.shares else []
+        for chat, _ in results:
+            with self._failing(chat):
+                chat.settle(self._runner.kv_cache.block_size)
+        return results
 
     def _postprocess(self, results: Sequence[tuple[Chat, Logits | None]]) -> None:
         """Turn logits into tokens, text and events; end the chats that are done or were cancelled."""
@@ -219,10 +223,6 @@ class Engine:
         for (chat, _), length in zip(shares, wanted, strict=True):
             if chat.num_cached != length and not chat.cancel.cancelled:
                 raise InternalError(f"after a run {chat.num_cached} tokens are cached, not {length}")
-        for chat in prefilling:
-            chat.log.drop_features(chat.num_cached, chat.prefill_chunk)
-        for chat, _ in shares:
-            chat.commit(self._runner.kv_cache.block_size)
         return [(chat, logits) for (chat, _), logits in zip(shares, outputs, strict=True)]
 
     def _own_events(self, request_id: str, events: Sequence[Event]) -> list[Event]:

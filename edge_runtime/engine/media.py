@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import perf_counter
 
+import numpy as np
+
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.model_runner import MediaTimings
 from edge_runtime.engine.picture_cache import FeatureCache, KnownPictures, pixel_digest, source_digests
@@ -87,8 +89,10 @@ class MediaEncoder:
     def start(self, log: TokenLog) -> None:
         """Begin to decode the next image or frame pair of `log`, if it has to be."""
         media = log.next_media
-        if media is not None and media.pixels is None and media.encoding is None and media.digest not in self._cache:
-            self._decode(media)
+        if media is not None:
+            media.is_started = True
+            if media.pixels is None and media.encoding is None and media.digest not in self._cache:
+                self._decode(media)
 
     def wait(self, log: TokenLog, timeout_s: float) -> None:
         """Wait until `log.next_media` is ready, or the time has passed."""
@@ -106,20 +110,23 @@ class MediaEncoder:
         media = log.next_media
         assert media is not None
         decode_ms = resize_ms = 0.0
-        if media.encoding is None:
-            if media.digest not in self._cache:
-                decode_ms, resize_ms = self._begin(log, media)
-            if media.digest is not None and (features := self._cache.get(media.digest)) is not None:
-                media.features, media.encoding, media.run = features, None, None
-                return MediaTimings(decode_ms, resize_ms, vision_ms=0.0, is_reused=True)
-        assert media.encoding is not None
+        if media.encoding is None and not self._recall(media):
+            if media.pixels is None and media.is_started:  # its features were there when it was started, and are gone
+                self._decode(media)
+                return MediaTimings(0.0, 0.0, 0.0)
+            decode_ms, resize_ms = self._begin(log, media)
+            self._recall(media)  # by its pixels, if not by its bytes
+        is_reused = media.encoding is None
         started = perf_counter()
-        if media.encoding.advance(cancel):
+        if media.encoding is not None and media.encoding.advance(cancel):
             media.features = media.encoding.features
             media.encoding = media.run = None
             assert media.digest is not None
             self._cache.put(media.digest, media.features)
-        return MediaTimings(decode_ms, resize_ms, vision_ms=(perf_counter() - started) * 1e3)
+        vision_ms = 0.0 if is_reused else (perf_counter() - started) * 1e3
+        if media.run is None and media.is_started:
+            self.start(log)
+        return MediaTimings(decode_ms, resize_ms, vision_ms, is_reused)
 
     def release(self, log: TokenLog) -> None:
         """Stop what is still being done, and give back the memory that it holds in the encoder."""
@@ -140,10 +147,15 @@ class MediaEncoder:
         with _named(run.place):
             pictures = media.pixels.result()
         media.pixels = None
-        for following in log.media[log.media.index(media) + 1 :][:1]:
-            if following.digest not in self._cache:
+        for following in log.media[log.media.index(media) + 1 :]:
+            if following.pixels is None and following.digest not in self._cache:
                 self._decode(following)  # while this one is encoded
+                break
         started = perf_counter()
+        if any(isinstance(frame, np.ndarray) and frame.flags.writeable for frame in run.frames) and (
+            source_digests([run]) != [media.source]
+        ):
+            raise BadImage(f"{run.place}: its pixels were changed after the request was made; give a copy of the array")
         media.digest = pixel_digest(pictures.frames, run.normalization)
         self._known.note(media.source, media.digest)
         if media.digest in self._cache:
@@ -152,6 +164,16 @@ class MediaEncoder:
         grid_h, grid_w = run.height // vision.patch_size, run.width // vision.patch_size
         media.encoding = self._encoder.begin(pixel_values, grid_h, grid_w)
         return pictures.decode_ms, pictures.resize_ms + (perf_counter() - started) * 1e3
+
+    def _recall(self, media: Media) -> bool:
+        """Take the features of `media`, if they are kept; returns whether they were."""
+        features = None if media.digest is None else self._cache.get(media.digest)
+        if features is None:
+            return False
+        if media.pixels is not None:
+            media.pixels.cancel()
+        media.features, media.pixels, media.encoding, media.run = features, None, None, None
+        return True
 
     def _decode(self, media: Media) -> None:
         run = media.run

@@ -50,9 +50,9 @@ def source_digests(runs: Sequence[VisionRun]) -> list[bytes]:
 
 
 def _frame_digest(frame: bytes | Pixels) -> bytes:
-    kind = "file" if isinstance(frame, bytes) else f"pixels {frame.shape}"
+    kind = f"pixels {frame.shape}" if isinstance(frame, np.ndarray) else "file"
     digest = hashlib.blake2b(kind.encode(), digest_size=_DIGEST_BYTES)
-    digest.update(frame if isinstance(frame, bytes) else np.ascontiguousarray(frame).data)
+    digest.update(np.ascontiguousarray(frame).data if isinstance(frame, np.ndarray) else frame)
     return digest.digest()
 
 

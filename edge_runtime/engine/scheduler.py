@@ -9,7 +9,8 @@ Policy:
   for one chunk of every other between two of its own, and a short question passes a long one. Who waits for an image
   to be decoded, which happens elsewhere, is passed over; one image at a time is being encoded, and just before the
   chunk that needs it, for the memory it takes.
-- Chunks are cut at multiples of `prefill_chunk` whatever else runs, so other chats do not change a chat's numbers.
+- Chunks are cut at `prefill_chunk` tokens from where a chat begins to compute, whatever else runs: other chats do not
+  change a chat's numbers. (Where that is may depend on what was in the cache: decision 66.)
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ class Media:
 
     None until they are decoded, unless they were before.
     """
+    is_started: bool = False
+    """Whether the engine has asked for it, and will not wait for its pixels when it comes to encoding."""
     pixels: PendingPixels | None = None
     """Its frames on their way through the decoding process."""
     encoding: Encoding | None = None

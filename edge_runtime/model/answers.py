@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from edge_runtime.model.tokenizer import Tokenizer
 
 MAX_ANSWERS = 1024
+MAX_TOKENS = 1 << 18
+"""Of all answers that are remembered: two megabytes."""
 
 
 class DrawnAnswers:
@@ -28,41 +30,54 @@ class DrawnAnswers:
         self._end_ids = np.array(sorted(end_ids), dtype=np.int64)
         self._lock = threading.Lock()
         self._answers: OrderedDict[tuple[int, bytes], NDArray[np.int64]] = OrderedDict()
+        self._num_tokens = 0
 
     def note(self, prompt_ids: NDArray[np.int64], output_ids: tuple[int, ...]) -> None:
         """Remember that `output_ids` were drawn after `prompt_ids`, in which an image is one token.
 
         Not with control tokens in it: what comes back as text never becomes structure (decision 50).
         """
-        drawn = output_ids[:-1] if output_ids and output_ids[-1] in self._end_ids else output_ids
-        if not drawn or not all(self._tokenizer.detokenize([token]) for token in drawn):
+        drawn = np.array(output_ids, dtype=np.int64)
+        if len(drawn) and drawn[-1] in self._end_ids:
+            drawn = drawn[:-1]
+        if not len(drawn) or self._has_controls(drawn):
             return
+        key = len(prompt_ids), _hash(prompt_ids).digest()
         with self._lock:
-            self._answers[_key(prompt_ids)] = np.array(drawn, dtype=np.int64)
-            self._answers.move_to_end(_key(prompt_ids))
-            while len(self._answers) > MAX_ANSWERS:
-                self._answers.popitem(last=False)
+            self._num_tokens += len(drawn) - len(self._answers.pop(key, drawn[:0]))
+            self._answers[key] = drawn
+            while len(self._answers) > MAX_ANSWERS or self._num_tokens > MAX_TOKENS:
+                self._num_tokens -= len(self._answers.popitem(last=False)[1])
 
     def restore(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """`ids` [T] of a prompt, an image being one token, with the answers in it that were drawn here as they were."""
         with self._lock:
-            lengths = sorted({length for length, _ in self._answers})
-        for length in lengths:
+            answers = dict(self._answers)
+        digest, start = _hash(ids[:0]), 0
+        for length in sorted({length for length, _ in answers}):
             if length >= len(ids):
                 break
-            with self._lock:
-                drawn = self._answers.get(_key(ids[:length]))
-            if drawn is None:
-                continue
-            ends = np.flatnonzero(np.isin(ids[length:], self._end_ids))
-            said = ids[length : length + ends[0]] if len(ends) else ids[:0]
-            if not np.array_equal(said, drawn) and self._bytes(said) == self._bytes(drawn):
-                ids = np.concatenate((ids[:length], drawn, ids[length + len(said) :]))
+            digest.update(ids[start:length].tobytes())
+            start = length
+            drawn = answers.get((length, digest.digest()))
+            if drawn is not None:
+                ids = self._with(ids, length, drawn)
         return ids
+
+    def _with(self, ids: NDArray[np.int64], start: int, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`ids` with `drawn` from `start` on, if they say the same there: plain text, up to an end token."""
+        ends = np.flatnonzero(np.isin(ids[start:], self._end_ids))
+        said = ids[start : start + ends[0]] if len(ends) else ids[:0]
+        stays = np.array_equal(said, drawn) or self._has_controls(said) or self._bytes(said) != self._bytes(drawn)
+        return ids if stays else np.concatenate((ids[:start], drawn, ids[start + len(said) :]))
+
+    def _has_controls(self, ids: NDArray[np.int64]) -> bool:
+        """Whether tokens are among them that are matched as whole strings: control tokens, images."""
+        return bool(np.isin(ids, self._tokenizer.added_ids).any())
 
     def _bytes(self, ids: NDArray[np.int64]) -> bytes:
         return self._tokenizer.detokenize(ids.tolist())
 
 
-def _key(ids: NDArray[np.int64]) -> tuple[int, bytes]:
-    return len(ids), hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
+def _hash(ids: NDArray[np.int64]) -> hashlib.blake2b:
+    return hashlib.blake2b(ids.tobytes(), digest_size=16)

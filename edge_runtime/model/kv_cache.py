@@ -145,7 +145,8 @@ class ContiguousKVCache(Generic[Buffers]):
     """A budget of tokens; each lease takes its whole length from it at once and has buffers of its own.
 
     Freed buffers are kept, with what their chats have committed, for as long as nobody needs the room. A lease that
-    begins with the same blocks takes them over; one that is longer gets a copy in buffers of its own.
+    begins with all of their blocks takes them over, if it is about as long; else it gets a copy of what they have in
+    common, where there is room for both.
     """
 
     def __init__(
@@ -171,12 +172,16 @@ class ContiguousKVCache(Generic[Buffers]):
             raise InternalError(f"a KV lease of {num_tokens} tokens was asked for, {len(keys)} blocks of it by key")
         if num_tokens > self.free_tokens:
             return None
-        kept = self._best(num_tokens, keys)
-        if kept is None:
-            kept = _Kept(self._allocate(num_tokens), num_tokens)
+        best = self._best(num_tokens, keys)
+        if best is not None and _goes_on(best, num_tokens, keys):
+            self._kept.remove(best)
+            kept = best
         else:
-            self._kept.remove(kept)
-            kept = self._fitted(replace(kept, keys=kept.keys[: _num_common(keys, kept.keys)]), num_tokens)
+            common = keys[: _num_common(keys, best.keys)] if best else ()
+            self._make_room(num_tokens, spared=best)
+            kept = _Kept(self._allocate(num_tokens), num_tokens, tuple(common))
+            if best is not None:
+                self._copy(best.buffers, kept.buffers, len(common) * self.block_size)
         self.free_tokens -= kept.capacity
         self._make_room()
         return ContiguousLease(self, kept)
@@ -189,27 +194,27 @@ class ContiguousKVCache(Generic[Buffers]):
             self._make_room()
 
     def _best(self, num_tokens: int, keys: Sequence[bytes]) -> _Kept[Buffers] | None:
-        """The kept buffers that begin with most of `keys`, the latest of them; the room must do for a copy."""
+        """Of the kept buffers for which, or for a copy, there is room: those that begin with most of `keys`."""
         best, most = None, 1
         for kept in self._kept:
-            room = kept.capacity + (num_tokens if kept.capacity < num_tokens else 0)
             common = _num_common(keys, kept.keys)
+            room = kept.capacity + (0 if _goes_on(kept, num_tokens, keys) else num_tokens)
             if room <= self.free_tokens and common >= most:
                 best, most = kept, common
         return best
 
-    def _fitted(self, kept: _Kept[Buffers], num_tokens: int) -> _Kept[Buffers]:
-        """`kept`, or a copy of what it holds where it is too short."""
-        if kept.capacity >= num_tokens:
-            return kept
-        buffers = self._allocate(num_tokens)
-        self._copy(kept.buffers, buffers, len(kept.keys) * self.block_size)
-        return _Kept(buffers, num_tokens, kept.keys)
+    def _make_room(self, num_tokens: int = 0, spared: _Kept[Buffers] | None = None) -> None:
+        """Let go of the oldest buffers, but for `spared`, that do not fit beside what is leased and `num_tokens`."""
+        room = self.free_tokens - num_tokens
+        for kept in [kept for kept in self._kept if kept is not spared]:
+            if sum(other.capacity for other in self._kept) <= room:
+                break
+            self._kept.remove(kept)
 
-    def _make_room(self) -> None:
-        """Let go of the oldest buffers that do not fit beside what is leased."""
-        while self._kept and sum(kept.capacity for kept in self._kept) > self.free_tokens:
-            del self._kept[0]
+
+def _goes_on(kept: _Kept[Buffers], num_tokens: int, keys: Sequence[bytes]) -> bool:
+    """Whether a lease of `num_tokens` with `keys` may have the very buffers: all of them, and about as long."""
+    return num_tokens <= kept.capacity <= 2 * num_tokens and _num_common(keys, kept.keys) == len(kept.keys)
 
 
 def _num_common(keys: Sequence[bytes], others: Sequence[bytes]) -> int:

@@ -42,7 +42,8 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._added = self._tokenizer.get_added_tokens_decoder()
-        self._added_ids = np.array(sorted(self._added), dtype=np.int64)
+        self.added_ids = np.array(sorted(self._added), dtype=np.int64)
+        """Ids of the tokens that are matched as whole strings."""
         self._byte_of_char = _byte_of_char()
 
     @property
@@ -94,7 +95,7 @@ class Tokenizer:
         """Token ids of each text, in which no added token is looked for: what the library does between them."""
         encoded = [np.array(e.ids, np.int64) for e in self._plain.encode_batch(texts, add_special_tokens=False)]
         for ids in encoded:
-            spelled = ids[np.isin(ids, self._added_ids)]
+            spelled = ids[np.isin(ids, self.added_ids)]
             if len(spelled):
                 raise BadPrompt(f"this tokenizer cannot write {self.token_text(int(spelled[0]))} as text; leave it out")
         return encoded

@@ -116,6 +116,25 @@ def test_images_that_cannot_be_released_cost_nobody_else_anything(caplog: pytest
     assert not runner.kv_cache.out
 
 
+def test_a_chat_whose_blocks_cannot_be_shared_ends_alone():
+    class Broken(FakeCache):
+        def enter(self, key, block):
+            if len(self._key_of) == 3:
+                raise MemoryError("no room for a key")
+            super().enter(key, block)
+
+    runner = FakeRunner(kv_cache=Broken(200, 4, reuses=True))
+    engine = engine_of(runner)
+    for name in ("a", "b", "c"):
+        engine.submit(request(name, name * 9, max_tokens=6))
+    ended = run_all(engine)
+    failed = [name for name, events in ended.items() if isinstance(events[-1], Failed)]
+    assert failed
+    assert all("no room for a key" in str(ended[name][-1].error) for name in failed)
+    assert len(ended) == 3
+    assert runner.kv_cache.free_tokens == 200
+
+
 def test_nan_logits_end_the_chat_with_a_clear_error():
     class Broken(FakeRunner):
         def logits(self, log, tokens):

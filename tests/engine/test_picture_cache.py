@@ -18,6 +18,7 @@ from edge_runtime.families.qwen3_vl.processor import Normalization
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.vision.decoding import PictureDecoder
 from edge_runtime.vision.encoder import VisionFeatures
+from edge_runtime.vision.pending import PendingPixels
 from edge_runtime.vision.plan import VisionRun
 from tests.engine.test_reuse_bits import engine_of
 
@@ -125,3 +126,59 @@ def test_a_picture_seen_before_is_neither_decoded_nor_encoded(
     assert (len(started), raw.timings.vision_cached) == (2, 1)
     fresh = ask(engine_of(tiny_bundle_edge, kernel_library), SCENE, "c " * 50)
     assert raw.token_ids == fresh.token_ids
+
+
+def test_pixels_that_change_after_the_request_are_refused_and_poison_nothing(
+    tiny_bundle_edge: Path, kernel_library: KernelLibrary
+) -> None:
+    engine = engine_of(tiny_bundle_edge, kernel_library)
+    buffer, other = SCENE.copy(), SCENE[::-1].copy()
+    engine.submit(GenerationRequest("r", (Message("user", [ImagePart(buffer), "what is it?"]),), max_tokens=4))
+    buffer[:] = other
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    assert "were changed after the request was made" in str(events[-1].error)
+    for picture in (SCENE, other):
+        fresh = ask(engine_of(tiny_bundle_edge, kernel_library), picture, "c " * 50)
+        assert ask(engine, picture, "c " * 50).token_ids == fresh.token_ids
+
+
+def test_nobody_waits_for_a_picture_behind_one_that_was_seen_before(
+    tiny_bundle_edge: Path, kernel_library: KernelLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is recalled, so nothing is encoded while the second is decoded: the engine has to go on."""
+    engine = engine_of(tiny_bundle_edge, kernel_library)
+    ask(engine, SCENE, "seen")
+    waits: list[bool] = []
+    result = PendingPixels.result
+
+    def noting(pixels: PendingPixels, timeout_s: float | None = None):  # type: ignore[no-untyped-def]
+        waits.append(pixels.done())
+        return result(pixels, timeout_s)
+
+    monkeypatch.setattr(PendingPixels, "result", noting)
+    stream = BytesIO()
+    Image.fromarray(np.random.default_rng(8).integers(0, 256, (900, 900, 3), dtype=np.uint8)).save(stream, "PNG")
+    engine.submit(GenerationRequest("talks", (Message("user", "hello"),), max_tokens=400))
+    for _ in range(5):
+        engine.step()
+    parts = [TextPart("other words "), ImagePart(SCENE), ImagePart(stream.getvalue()), TextPart("what?")]
+    engine.submit(GenerationRequest("looks", (Message("user", parts),), max_tokens=2))
+    while engine.has_work:
+        engine.step()
+    assert waits == [True]
+
+
+def test_a_picture_that_comes_twice_is_not_decoded_for_nothing(
+    tiny_bundle_edge: Path, kernel_library: KernelLibrary
+) -> None:
+    engine = engine_of(tiny_bundle_edge, kernel_library)
+    parts = [ImagePart(SCENE), ImagePart(SCENE), ImagePart(SCENE[::-1]), TextPart("what?")]
+    engine.submit(GenerationRequest("r", (Message("user", parts),), max_tokens=2))
+    log = engine._chats["r"].log
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    assert events[-1].timings.vision_cached == 1
+    assert all(media.pixels is None for media in log.media)

@@ -87,3 +87,25 @@ def test_the_oldest_answers_are_forgotten(tokenizer: Tokenizer, end: int) -> Non
     for prompt, is_known in ((prompts[0], False), (prompts[1], True)):
         history = np.concatenate((prompt, usual, [end]))
         assert (answers.restore(history).tolist() != history.tolist()) is is_known
+
+
+def test_what_is_said_with_control_tokens_in_it_is_left_alone(tokenizer: Tokenizer, end: int) -> None:
+    """They have no bytes, so the text alone would say the same: pictures would be lost."""
+    answers = DrawnAnswers(tokenizer, {end})
+    prompt, drawn = ids_of(tokenizer, "question: "), letters(tokenizer, "the text")
+    answers.note(prompt, (*drawn, end))
+    special = next(int(token) for token in tokenizer.added_ids if token != end)
+    for said in ([special, *drawn], [*ids_of(tokenizer, "the text"), special], [special]):
+        history = np.concatenate((prompt, said, [end]))
+        assert answers.restore(history).tolist() == history.tolist()
+
+
+def test_all_answers_together_are_bounded(tokenizer: Tokenizer, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_runtime.model.answers.MAX_TOKENS", 20)
+    answers = DrawnAnswers(tokenizer, {end})
+    drawn, usual = letters(tokenizer, "the text"), ids_of(tokenizer, "the text")
+    prompts = [np.array([1, 2, number], dtype=np.int64) for number in range(3)]
+    for prompt in (*prompts, prompts[2]):
+        answers.note(prompt, drawn)
+    known = [len(answers.restore(np.concatenate((prompt, usual, [end])))) > len(usual) + 4 for prompt in prompts]
+    assert known == [False, True, True]

@@ -74,30 +74,50 @@ def filled(cache: ContiguousKVCache[bytearray], num_tokens: int, keys: tuple[byt
     return buffers
 
 
-def test_a_lease_that_begins_alike_takes_over_kept_buffers() -> None:
+def test_a_lease_that_goes_on_takes_over_kept_buffers() -> None:
     cache = cache_of(100)
     old = filled(cache, 40, KEYS)
     assert cache.free_tokens == 100
-    lease = cache.lease(13, (b"a", b"b", b"x"))
+    lease = cache.lease(30, (*KEYS, b"d"))
     assert lease is not None
     assert lease.buffers is old
-    assert (lease.num_reused, lease.length, lease.capacity, cache.free_tokens) == (8, 8, 40, 60)
+    assert (lease.num_reused, lease.length, lease.capacity, cache.free_tokens) == (12, 12, 40, 60)
     other = cache.lease(40, KEYS)
     assert other is not None
     assert (other.buffers is old, other.num_reused) == (False, 0)
 
 
-def test_a_longer_lease_gets_a_copy_and_the_old_buffers_go() -> None:
+@pytest.mark.parametrize("num_tokens", [13, 60])
+def test_another_branch_or_length_gets_a_copy_and_the_old_buffers_stay(num_tokens: int) -> None:
     cache = cache_of(100)
-    old = filled(cache, 13, KEYS)
-    lease = cache.lease(40, KEYS)
+    old = filled(cache, 40, KEYS)
+    lease = cache.lease(num_tokens, (b"a", b"b", b"x"))
     assert lease is not None
     assert lease.buffers is not old
-    assert (lease.num_reused, lease.capacity, cache.free_tokens) == (12, 40, 60)
-    assert lease.buffers[:12] == bytes([7]) * 12
-    again = cache.lease(13, KEYS)
+    assert (lease.num_reused, lease.capacity, cache.free_tokens) == (8, num_tokens, 100 - num_tokens)
+    assert lease.buffers[:8] == bytes([7]) * 8
+    again = cache.lease(40, KEYS)
     assert again is not None
-    assert again.num_reused == 0
+    assert (again.buffers is old, again.num_reused) == (True, 12)
+
+
+def test_a_copy_is_made_when_there_is_room_for_it_and_others_have_gone() -> None:
+    held: list[bytearray] = []
+
+    def allocate(num_tokens: int) -> bytearray:
+        assert sum(kept.capacity for kept in cache._kept) + num_tokens <= cache.free_tokens
+        held.append(bytearray(num_tokens))
+        return held[-1]
+
+    def copy(source: bytearray, target: bytearray, num_tokens: int) -> None:
+        target[:num_tokens] = source[:num_tokens]
+
+    cache = ContiguousKVCache(100, 4, allocate, copy)
+    filled(cache, 40, (b"x",))
+    filled(cache, 40, KEYS)
+    lease = cache.lease(60, KEYS)
+    assert lease is not None
+    assert lease.num_reused == 12
 
 
 def test_of_kept_buffers_the_best_are_taken_and_of_equals_the_latest() -> None:
