@@ -15,6 +15,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_runtime import errors
+from edge_runtime.errors import (
+    BadImage,
+    BadParameter,
+    BadPrompt,
+    Cancelled,
+    ConnectionLost,
+    ContextOverflow,
+    EdgeError,
+    Overloaded,
+    TimedOut,
+)
 
 if TYPE_CHECKING:
     from edge_runtime.devices.memory import MemoryRequest
@@ -22,17 +33,6 @@ if TYPE_CHECKING:
     from edge_runtime.engine.events import Delta, Failed, Finished
     from edge_runtime.engine.load import PlannedBundle, load
     from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
-    from edge_runtime.errors import (
-        BadImage,
-        BadParameter,
-        BadPrompt,
-        Cancelled,
-        ConnectionLost,
-        ContextOverflow,
-        EdgeError,
-        Overloaded,
-        TimedOut,
-    )
     from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
     from edge_runtime.serving.async_client import AsyncClient
     from edge_runtime.serving.client import Client
@@ -44,39 +44,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "AsyncClient": "serving.async_client",
-    "BadImage": "errors",
-    "BadParameter": "errors",
-    "BadPrompt": "errors",
-    "Cancelled": "errors",
-    "Client": "serving.client",
-    "ConnectionLost": "errors",
-    "ContextOverflow": "errors",
-    "Delta": "engine.events",
-    "EdgeError": "errors",
-    "Engine": "engine.engine",
-    "Failed": "engine.events",
-    "Finished": "engine.events",
-    "GenerationOptions": "engine.request",
-    "GenerationRequest": "engine.request",
-    "ImagePart": "model.conversation",
-    "MemoryRequest": "devices.memory",
-    "Message": "model.conversation",
-    "Overloaded": "errors",
-    "PlannedBundle": "engine.load",
-    "SamplingParams": "engine.request",
-    "Server": "serving.server",
-    "ServerSettings": "serving.settings",
-    "TextPart": "model.conversation",
-    "TimedOut": "errors",
-    "Timeouts": "serving.client_core",
-    "VideoPart": "model.conversation",
-    "load": "engine.load",
-    "model_info": "serving.model_info",
-    "question": "serving.images",
+_NAMES = {
+    "devices.memory": "MemoryRequest",
+    "engine.engine": "Engine",
+    "engine.events": "Delta Failed Finished",
+    "engine.load": "PlannedBundle load",
+    "engine.request": "GenerationOptions GenerationRequest SamplingParams",
+    "model.conversation": "ImagePart Message TextPart VideoPart",
+    "serving.async_client": "AsyncClient",
+    "serving.client": "Client",
+    "serving.client_core": "Timeouts",
+    "serving.images": "question",
+    "serving.model_info": "model_info",
+    "serving.server": "Server",
+    "serving.settings": "ServerSettings",
 }
-"""Name -> the module it lives in, below this package."""
+"""By module below this package: what is imported from it when it is first asked for."""
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "AsyncClient",
