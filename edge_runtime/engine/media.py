@@ -116,6 +116,8 @@ class MediaEncoder:
                 return MediaTimings(0.0, 0.0, 0.0)
             decode_ms, resize_ms = self._begin(log, media)
             self._recall(media)  # by its pixels, if not by its bytes
+            if media.encoding is not None and media.is_started:  # enough for one step: others wait
+                return MediaTimings(decode_ms, resize_ms, 0.0)
         is_reused = media.encoding is None
         started = perf_counter()
         if media.encoding is not None and media.encoding.advance(cancel):
