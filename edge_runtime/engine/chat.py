@@ -56,7 +56,6 @@ class Chat:
     """One request from when it is prepared to its last event."""
 
     __slots__ = (
-        "_num_committed",
         "_repetition",
         "_sampler",
         "_unsent_ids",
@@ -96,7 +95,6 @@ class Chat:
         self.lease: KVLease | None = None
         self.num_vision_reused = 0
         """Images and frame pairs whose vision did not run, because it had before."""
-        self._num_committed = 0
         self._repetition = RepetitionDetector() if request.options.stop_on_repetition else None
         self._sampler = Sampler(request.options, log.input_ids)
         self._unsent_ids: list[int] = []
@@ -155,9 +153,8 @@ class Chat:
         assert self.lease is not None
         self.log.drop_features(self.num_cached, self.prefill_chunk)
         num_blocks = self.num_cached // block_size
-        if num_blocks > self._num_committed:
+        if num_blocks > self.lease.num_committed:
             self.lease.commit(self.log.keys(block_size, num_blocks))
-            self._num_committed = num_blocks
 
     def checkpoint(self) -> Checkpoint:
         """Where it stands before a run, for `restore` if that fails."""

@@ -132,7 +132,7 @@ class _ChatMemory:
 
     def copy(self, target: _ChatMemory, num_tokens: int) -> None:
         """Copy the first `num_tokens` into `target`."""
-        self.memory.copy_to(target.memory, num_tokens)
+        self.memory.copy(0, 0, num_tokens, into=target.memory)
 
 
 def logits_buffers(graph: Graph, text: TextArchitecture, num_rows: int) -> dict[str, Array]:

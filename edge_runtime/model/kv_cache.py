@@ -35,14 +35,18 @@ class KVLease:
     be restored from a checkpoint taken before; what should work for any model uses those.
     """
 
-    __slots__ = ("_length", "capacity", "num_reused")
+    __slots__ = ("_length", "block_size", "capacity", "num_committed", "num_reused")
 
-    def __init__(self, capacity: int, num_reused: int = 0) -> None:
+    def __init__(self, capacity: int, block_size: int, num_shared: int = 0) -> None:
+        """`num_shared` blocks of `block_size` tokens are in already."""
         self.capacity = capacity
         """Tokens that fit."""
-        self.num_reused = num_reused
+        self.block_size = block_size
+        self.num_reused = num_shared * block_size
         """Tokens that were in when it was given out."""
-        self._length = num_reused
+        self.num_committed = num_shared
+        """Blocks that others may use: they are not to be written any more."""
+        self._length = self.num_reused
 
     @property
     def length(self) -> int:
@@ -59,6 +63,8 @@ class KVLease:
         """Forget all tokens from `length` on."""
         if not 0 <= length <= self._length:
             raise InternalError(f"a KV lease of {self._length} tokens cannot be cut to {length}")
+        if length < self.num_committed * self.block_size:
+            raise InternalError(f"a KV lease was to be cut to {length} tokens, and more of it is committed")
         self._length = length
 
     def checkpoint(self) -> Checkpoint:
@@ -71,6 +77,13 @@ class KVLease:
 
     def commit(self, keys: Sequence[bytes]) -> None:
         """Say what its first blocks hold, one key each: others may use them. They are not to be written any more."""
+        if len(keys) * self.block_size > self._length:
+            raise InternalError(f"{len(keys)} blocks of a KV lease of {self._length} tokens were committed")
+        self._publish(keys)
+        self.num_committed = max(self.num_committed, len(keys))
+
+    def _publish(self, keys: Sequence[bytes]) -> None:
+        """Let others find the blocks of these keys."""
         raise NotImplementedError
 
     def free(self) -> None:
@@ -106,7 +119,7 @@ class ContiguousLease(KVLease, Generic[Buffers]):
     __slots__ = ("_cache", "_kept")
 
     def __init__(self, cache: ContiguousKVCache[Buffers], kept: _Kept[Buffers]) -> None:
-        super().__init__(kept.capacity, len(kept.keys) * cache.block_size)
+        super().__init__(kept.capacity, cache.block_size, len(kept.keys))
         self._cache = cache
         self._kept: _Kept[Buffers] | None = kept
 
@@ -117,8 +130,8 @@ class ContiguousLease(KVLease, Generic[Buffers]):
             raise InternalError("a freed KV lease was used")
         return self._kept.buffers
 
-    def commit(self, keys: Sequence[bytes]) -> None:
-        """Say what its first blocks hold; it can be used when the lease has been freed."""
+    def _publish(self, keys: Sequence[bytes]) -> None:
+        """They are found when the lease has been freed."""
         if self._kept is not None:
             self._kept = replace(self._kept, keys=tuple(keys))
 

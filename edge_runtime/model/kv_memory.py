@@ -28,19 +28,13 @@ class KVMemory:
         }
         """By name: [num_blocks, num_heads, block_size, ...]."""
 
-    def copy(self, source: int, target: int, num_tokens: int) -> None:
-        """Copy the first `num_tokens` of the block `source` into `target`."""
+    def copy(self, source: int, target: int, num_tokens: int, into: KVMemory | None = None) -> None:
+        """Copy the first `num_tokens` of the block `source` into `target`, also of another memory that is alike."""
+        into = into or self
         self._check(source, num_tokens)
-        self._check(target, num_tokens)
-        for array in self.arrays.values():
-            array[target, :, :num_tokens] = array[source, :, :num_tokens]
-
-    def copy_to(self, other: KVMemory, num_tokens: int) -> None:
-        """Copy the first `num_tokens` of block 0 to block 0 of `other`, which has the same arrays."""
-        self._check(0, num_tokens)
-        other._check(0, num_tokens)
+        into._check(target, num_tokens)
         for name, array in self.arrays.items():
-            other.arrays[name][0, :, :num_tokens] = array[0, :, :num_tokens]
+            into.arrays[name][target, :, :num_tokens] = array[source, :, :num_tokens]
 
     def dump(self, block: int, num_tokens: int) -> list[Array]:
         """A copy of the first `num_tokens` of a block: per array [num_heads, num_tokens, ...], in order of `arrays`."""

@@ -20,13 +20,12 @@ from edge_runtime.model.kv_cache import KVLease
 class PagedLease(KVLease):
     """The blocks of one chat, taken whole when it is admitted: a chat that runs cannot run out of room."""
 
-    __slots__ = ("_block_ids", "_cache", "_num_committed")
+    __slots__ = ("_block_ids", "_cache")
 
     def __init__(self, cache: PagedKVCache, block_ids: NDArray[np.int32], num_shared: int = 0) -> None:
-        super().__init__(len(block_ids) * cache.block_size, num_shared * cache.block_size)
+        super().__init__(len(block_ids) * cache.block_size, cache.block_size, num_shared)
         self._cache = cache
         self._block_ids: NDArray[np.int32] | None = block_ids
-        self._num_committed = num_shared
 
     @property
     def block_ids(self) -> NDArray[np.int32]:
@@ -35,26 +34,17 @@ class PagedLease(KVLease):
             raise InternalError("a freed KV lease was used")
         return self._block_ids
 
-    def truncate(self, length: int) -> None:
-        """Forget all tokens from `length` on. Raises `InternalError` where others may use them already."""
-        if length < self._num_committed * self._cache.block_size:
-            raise InternalError(f"a KV lease was to be cut to {length} tokens, and more of it is committed")
-        super().truncate(length)
-
-    def commit(self, keys: Sequence[bytes]) -> None:
-        """Say what its first blocks hold, one key each."""
-        if len(keys) * self._cache.block_size > self._length:
-            raise InternalError(f"{len(keys)} blocks of a KV lease of {self._length} tokens were committed")
-        for index in range(self._num_committed, len(keys)):
+    def _publish(self, keys: Sequence[bytes]) -> None:
+        """Enter those that are new."""
+        for index in range(self.num_committed, len(keys)):
             self._cache.enter(keys[index], int(self.block_ids[index]))
-        self._num_committed = max(self._num_committed, len(keys))
 
     def free(self) -> None:
         """Give the blocks back. Idempotent; the lease is dead afterwards."""
         if self._block_ids is not None:
             self._cache.release(self._block_ids)
             self._block_ids = None
-            self._length = self._num_committed = 0
+            self._length = 0
 
 
 class PagedKVCache:

@@ -160,3 +160,15 @@ def test_nothing_is_kept_of_a_chat_that_committed_nothing() -> None:
     lease = cache.lease(13, KEYS)
     assert lease is not None
     assert lease.buffers is not old
+
+
+def test_what_is_committed_is_not_cut_and_what_is_not_in_is_not_committed() -> None:
+    lease = cache_of(40).lease(20)
+    assert lease is not None
+    lease.extend(7)
+    with pytest.raises(InternalError, match="were committed"):
+        lease.commit(KEYS)
+    lease.commit(KEYS[:1])
+    lease.truncate(4)
+    with pytest.raises(InternalError, match="is committed"):
+        lease.truncate(3)
