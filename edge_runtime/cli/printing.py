@@ -106,7 +106,8 @@ def describe_ending(ended: Finished, max_tokens: int) -> str | None:
 def describe_timings(timings: Timings) -> str:
     """One line for people; what took no time is left out."""
     parts = [f"prompt {timings.prompt_tokens:,} tokens"]
-    counts = ((timings.image_tokens, "of images"), (timings.cached_tokens, "from the cache"))
+    computed = timings.computed_tokens if timings.cached_tokens else 0
+    counts = ((timings.image_tokens, "of images"), (timings.cached_tokens, "from the cache"), (computed, "computed"))
     if notes := [f"{count:,} {what}" for count, what in counts if count]:
         parts[0] += f" ({', '.join(notes)})"
     stages = ("queue", "decode_image", "resize", "vision", "prefill")

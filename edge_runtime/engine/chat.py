@@ -209,6 +209,7 @@ class Chat:
 
     def _timings(self) -> Timings:
         clock, now_s = self.clock, time.perf_counter()
+        num_reused = 0 if self.lease is None else self.lease.num_reused
         return Timings(
             queue_ms=1e3 * (clock.admitted_s - clock.submitted_s),
             decode_image_ms=clock.decode_image_ms,
@@ -220,7 +221,8 @@ class Chat:
             total_ms=1e3 * (now_s - clock.submitted_s),
             prompt_tokens=self.log.num_prompt,
             image_tokens=self.log.image_tokens,
-            cached_tokens=0 if self.lease is None else self.lease.num_reused,
+            cached_tokens=num_reused,
+            computed_tokens=self.log.num_prompt - num_reused,
             vision_cached=self.num_vision_reused,
             output_tokens=self.log.num_output,
         )

@@ -51,7 +51,9 @@ class Timings(msgspec.Struct, frozen=True):
     image_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
-    """Tokens of the prompt whose keys and values were in the cache already; the others were computed."""
+    """Tokens of the prompt whose keys and values were in the cache already."""
+    computed_tokens: int = 0
+    """The others."""
     vision_cached: int = 0
     """Images and video frame pairs that were not encoded again."""
 

@@ -37,6 +37,7 @@ def test_the_same_question_again_computes_its_last_block_alone() -> None:
     num_runs = len(runner.forwards)
     again = ask(engine, "x" * 20)
     assert (first.timings.cached_tokens, again.timings.cached_tokens) == (0, 16)
+    assert (first.timings.computed_tokens, again.timings.computed_tokens) == (20, 4)
     assert again.token_ids == first.token_ids
     assert runner.forwards[num_runs] == [("r", 4)]
 
