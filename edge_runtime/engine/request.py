@@ -101,7 +101,7 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     cache_salt: Annotated[
         str, Meta(description="Find again, in the server's cache, only what was asked with the same word.")
     ] = ""
-    """What keeps callers apart who must not learn, by timing, what the others have asked: a gateway has one for each."""
+    """Keeps callers apart who must not learn from timings what others have asked: a gateway has one for each."""
 
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a value of another type or outside its range; lists become tuples."""

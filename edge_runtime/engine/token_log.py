@@ -147,8 +147,8 @@ class TokenLog:
         """Keys of the first blocks of tokens: each says all that its tokens, and those before it, depend on.
 
         That is their ids, and of an image its pixels as the encoder gets them, and its grid; positions follow from
-        these. The salt is in all of them. At most `num_blocks`; fewer where an image has not been seen yet. Always asked
-        with one `block_size`.
+        these. The salt is in all of them. At most `num_blocks`; fewer where an image has not been seen yet. Always
+        asked with one `block_size`.
         """
         while len(self._keys) < num_blocks:
             start = len(self._keys) * block_size

@@ -69,9 +69,9 @@ class PromptBuilder:
         """Token ids of `messages`, whose images and videos take up `media`, in order.
 
         With `parse_special` control tokens spelled in their text become those tokens; `salt` is that of
-        `DrawnAnswers.restore`. Raises `BadPrompt`, `BadParameter` for an `enable_thinking` that the chat template cannot do, and `ContextOverflow` for what is far
-        beyond `max_context` tokens before any work is spent on it; a prompt a little too long is for the caller to
-        notice.
+        `DrawnAnswers.restore`. Raises `BadPrompt`, `BadParameter` for an `enable_thinking` that the chat template
+        cannot do, and `ContextOverflow` for what is far beyond `max_context` tokens before any work is spent on it; a
+        prompt a little too long is for the caller to notice.
         """
         num_media = sum(placeholder.num_tokens for placeholder in media)
         refuse_overflow(num_media, "images and videos", max_context)
