@@ -51,8 +51,8 @@ _NAMES = {
     "engine.load": "PlannedBundle load",
     "engine.request": "GenerationOptions GenerationRequest SamplingParams",
     "model.conversation": "ImagePart Message TextPart VideoPart",
-    "serving.async_client": "AsyncClient",
-    "serving.client": "Client",
+    "serving.async_client": "AsyncClient AsyncSession",
+    "serving.client": "Client Session",
     "serving.client_core": "Timeouts",
     "serving.images": "question",
     "serving.model_info": "model_info",
@@ -64,6 +64,7 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names.spl
 
 __all__ = [
     "AsyncClient",
+    "AsyncSession",
     "BadImage",
     "BadParameter",
     "BadPrompt",
@@ -86,6 +87,7 @@ __all__ = [
     "SamplingParams",
     "Server",
     "ServerSettings",
+    "Session",
     "TextPart",
     "TimedOut",
     "Timeouts",

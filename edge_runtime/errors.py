@@ -8,7 +8,10 @@
     │   ├── BadImage           an image or video cannot be decoded, or is refused
     │   ├── BadPrompt          messages that the chat template or the model cannot take
     │   ├── BadParameter       a sampling or limit value outside its range
-    │   └── ContextOverflow    prompt plus answer is longer than the context
+    │   ├── ContextOverflow    prompt plus answer is longer than the context
+    │   └── UnknownSession     the session was closed or forgotten, or never was
+    ├── TooManySessions        sessions are as many, or hold as much, as they may
+    ├── SessionBusy            the session is answering another request
     ├── Overloaded             a queue is full, or the machine is short of memory or descriptors; try again later
     ├── Cancelled              the caller, or the loss of the caller, stopped the work
     ├── TimedOut               the caller's own time limit passed before the answer came
@@ -81,6 +84,26 @@ class ContextOverflow(RequestError):
     """Prompt plus answer is longer than the context; nothing was computed."""
 
     code = "context_overflow"
+
+
+class UnknownSession(RequestError):
+    """The session was closed, or forgotten because nobody used it, or never was on this server."""
+
+    code = "unknown_session"
+
+
+class TooManySessions(EdgeError):
+    """There are as many sessions, or they hold as much, as they may; closing some helps."""
+
+    code = "too_many_sessions"
+    retryable = True
+
+
+class SessionBusy(EdgeError):
+    """The session is answering another request; it can be waited for, cancelled or superseded."""
+
+    code = "session_busy"
+    retryable = True
 
 
 class Overloaded(EdgeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 
 from edge_runtime import errors
 from edge_runtime.engine.events import Delta, Event, Failed, Finished
-from edge_runtime.engine.request import GenerationOptions, GenerationRequest
+from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SessionTurn
 from edge_runtime.errors import BadImage, EdgeError, ProtocolError
 from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart, VideoPart
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.chat import ROLES, Chat, messages_of
+from edge_runtime.serving.limits import DEFAULT_LIMITS
 
 # ---- requests: wire -> engine ----------------------------------------------------------------------------------
 
@@ -25,11 +27,18 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
 
     Raises `RequestError` for what cannot be asked, `ProtocolError` for a part that refers to a missing frame.
     """
-    pictures = _Pictures(frames)
-    messages = tuple(_message_from_wire(message, pictures) for message in header.messages)
     return GenerationRequest(
-        header.request_id, messages, msgspec.convert(header, GenerationOptions, from_attributes=True)
+        header.request_id,
+        messages_from_wire(header.messages, frames),
+        msgspec.convert(header, GenerationOptions, from_attributes=True),
+        session=SessionTurn(header.session, header.turn, header.supersede) if header.session else None,
     )
+
+
+def messages_from_wire(messages: Sequence[wire.ChatMessage], frames: Sequence[memoryview]) -> tuple[Message, ...]:
+    """The engine's messages. Raises as `request_from_wire`."""
+    pictures = _Pictures(frames)
+    return tuple(_message_from_wire(message, pictures) for message in messages)
 
 
 def _message_from_wire(message: wire.ChatMessage, pictures: _Pictures) -> Message:
@@ -79,14 +88,27 @@ class _Pictures:
 # ---- requests: engine -> wire ----------------------------------------------------------------------------------
 
 
-def request_frames(request_id: str, messages: Chat, options: GenerationOptions) -> list[bytes]:
-    """The whole message of a client that asks for an answer.
+def request_frames(
+    request_id: str, messages: Chat, options: GenerationOptions, session: SessionTurn | None = None
+) -> list[bytes]:
+    """The whole message of a client that asks for an answer; in a session there may be no new messages.
 
     Raises `BadParameter`, `BadPrompt` or `BadImage` for whatever can be seen here.
     """
-    header, frames = request_to_wire(GenerationRequest(request_id, messages_of(messages), options))
+    said = () if session is not None and not messages else messages_of(messages)
+    return _encoded(*request_to_wire(GenerationRequest(request_id, said, options, session=session)))
+
+
+def open_frames(request_id: str, messages: Chat, cache_salt: str) -> list[bytes]:
+    """The whole message of a client that opens a session. Raises as `request_frames`."""
+    frames: list[bytes] = []
+    said = _messages_to_wire(messages_of(messages) if messages else (), frames)
+    return _encoded(wire.Session(request_id=request_id, op="open", messages=said, cache_salt=cache_salt), frames)
+
+
+def _encoded(header: wire.Generate | wire.Session, frames: list[bytes]) -> list[bytes]:
     encoded = wire.encode(header)
-    if len(encoded) > (most := wire.DEFAULT_LIMITS.max_header_bytes):
+    if len(encoded) > (most := DEFAULT_LIMITS.max_header_bytes):
         raise errors.BadPrompt(
             f"the text of the request takes {len(encoded)} bytes; a server takes {most}: send less text"
         )
@@ -99,15 +121,24 @@ def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[byt
     Raises `BadImage` for an array that is not uint8 [H, W, 3].
     """
     frames: list[bytes] = []
+    place: dict[str, Any] = {}
+    if request.session is not None:
+        place = {"session": request.session.session_id, "turn": request.session.turn}
+        place["supersede"] = request.session.supersede
     header = wire.Generate(
         request_id=request.request_id,
-        messages=tuple(
-            wire.ChatMessage(role=message.role, content=tuple(_part_to_wire(part, frames) for part in message.content))
-            for message in request.messages
-        ),
+        messages=_messages_to_wire(request.messages, frames),
+        **place,
         **msgspec.structs.asdict(request.options),
     )
     return header, frames
+
+
+def _messages_to_wire(messages: Sequence[Message], frames: list[bytes]) -> tuple[wire.ChatMessage, ...]:
+    return tuple(
+        wire.ChatMessage(role=message.role, content=tuple(_part_to_wire(part, frames) for part in message.content))
+        for message in messages
+    )
 
 
 def _part_to_wire(part: Part, frames: list[bytes]) -> wire.Text | wire.Image | wire.Video:
