@@ -116,16 +116,16 @@ class BundleRunner:
             self._max_context,
             request.options.enable_thinking,
             parse_special=request.options.parse_special,
+            salt=request.options.salt,
         )
-        position_ids, rope_delta = prompt_positions(len(prompt.input_ids), prompt.spans)
         runs = [run for plan in plans for run in plan.runs]
         return TokenLog(
             prompt.input_ids,
-            self.media.media(prompt.spans, runs),
-            position_ids=position_ids,
-            rope_delta=rope_delta,
+            self.media.media(prompt.spans, runs, request.options.salt),
+            positions=prompt_positions(len(prompt.input_ids), prompt.spans),
             starts_in_reasoning=prompt.starts_in_reasoning,
             short_ids=prompt.short_ids,
+            salt=request.options.salt,
         )
 
     def forward(self, steps: Sequence[Step]) -> list[Logits | None]:
@@ -138,7 +138,7 @@ class BundleRunner:
 
     def remember(self, log: TokenLog) -> None:
         """Tokenize this answer as it was drawn when it comes back in a history."""
-        self._prompts.answers.note(log.short_ids, log.output_ids)
+        self._prompts.answers.note(log.short_ids, log.output_ids, log.salt)
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The exact bytes the tokens stand for (special tokens give none)."""

@@ -78,9 +78,9 @@ class MediaEncoder:
             refuse_overflow(num_tokens, "images and videos", max_context)
         return plans
 
-    def media(self, spans: Sequence[VisionSpan], runs: Sequence[VisionRun]) -> list[Media]:
+    def media(self, spans: Sequence[VisionSpan], runs: Sequence[VisionRun], salt: bytes) -> list[Media]:
         """`runs` at their places in a log, and what their pixels are if they were seen before. For any thread."""
-        sources = source_digests(runs)
+        sources = source_digests(runs, salt)
         return [
             Media(span, run, source, self._known.digest(source))
             for span, run, source in zip(spans, runs, sources, strict=True)
@@ -155,10 +155,10 @@ class MediaEncoder:
                 break
         started = perf_counter()
         if any(isinstance(frame, np.ndarray) and frame.flags.writeable for frame in run.frames) and (
-            source_digests([run]) != [media.source]
+            source_digests([run], log.salt) != [media.source]
         ):
             raise BadImage(f"{run.place}: its pixels were changed after the request was made; give a copy of the array")
-        media.digest = pixel_digest(pictures.frames, run.normalization)
+        media.digest = pixel_digest(pictures.frames, run.normalization, log.salt)
         self._known.note(media.source, media.digest)
         if media.digest in self._cache:
             return pictures.decode_ms, pictures.resize_ms + (perf_counter() - started) * 1e3

@@ -1,6 +1,7 @@
 """Pictures by what they are: digests of bytes and of pixels, and the features of those seen lately. Knows no graph.
 
 Nothing is keyed by a path, by an object's identity or by a sample: equal digests mean equal bytes, in an equal shape.
+With another `salt` (16 bytes, or none) everything has other digests, and nothing is found.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ _MAX_KNOWN = 4096
 """Pictures whose pixels' digests are remembered: 32 bytes each, and the dictionary's."""
 
 
-def pixel_digest(frames: tuple[Pixels, ...], normalization: Normalization) -> bytes:
+def pixel_digest(frames: tuple[Pixels, ...], normalization: Normalization, salt: bytes = b"") -> bytes:
     """Of all that the features of resized frames depend on, but for the model."""
-    digest = hashlib.blake2b(repr([frame.shape for frame in frames]).encode(), digest_size=_DIGEST_BYTES)
+    digest = hashlib.blake2b(repr([frame.shape for frame in frames]).encode(), digest_size=_DIGEST_BYTES, salt=salt)
     digest.update(normalization.scale.tobytes() + normalization.offset.tobytes())
     for frame in frames:
         digest.update(np.ascontiguousarray(frame).data)
     return digest.digest()
 
 
-def source_digests(runs: Sequence[VisionRun]) -> list[bytes]:
+def source_digests(runs: Sequence[VisionRun], salt: bytes = b"") -> list[bytes]:
     """Per run, of all that its resized frames depend on: the frames as they came, and their size in the model.
 
     However many runs have a frame, it is read once.
@@ -39,7 +40,7 @@ def source_digests(runs: Sequence[VisionRun]) -> list[bytes]:
     of_frame: dict[int, bytes] = {}
     digests = []
     for run in runs:
-        digest = hashlib.blake2b(repr((run.height, run.width)).encode(), digest_size=_DIGEST_BYTES)
+        digest = hashlib.blake2b(repr((run.height, run.width)).encode(), digest_size=_DIGEST_BYTES, salt=salt)
         digest.update(run.normalization.scale.tobytes() + run.normalization.offset.tobytes())
         for frame in run.frames:
             if id(frame) not in of_frame:

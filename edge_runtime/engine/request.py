@@ -6,6 +6,7 @@ all take theirs from it, so that a new one is written here, and where it takes e
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -41,6 +42,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 
 Not `Meta(ge=, le=)`: msgspec would refuse in words of its own, and the wire with another code.
 """
+_MAX_LENGTHS = {"cache_salt": 256}
+"""Characters of a string."""
 _MAX_STRINGS = 16
 _SHOWN = 80
 """Characters of a value that a refusal repeats."""
@@ -95,10 +98,19 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     ] = False
     """By default they are plain text: what is quoted or typed never opens or closes a turn (decision 50)."""
     ignore_eos: Annotated[bool, Meta(description="Go on past end tokens, up to max_tokens; for benchmarks.")] = False
+    cache_salt: Annotated[
+        str, Meta(description="Find again, in the server's cache, only what was asked with the same word.")
+    ] = ""
+    """Keeps callers apart who must not learn from timings what others have asked: a gateway has one for each."""
 
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a value of another type or outside its range; lists become tuples."""
         _settle(self, GenerationOptions)
+
+    @property
+    def salt(self) -> bytes:
+        """`cache_salt` as digests take it: 16 bytes, or none for none."""
+        return hashlib.blake2b(self.cache_salt.encode(), digest_size=16).digest() if self.cache_salt else b""
 
     @classmethod
     def of(
@@ -195,7 +207,10 @@ def _settled(name: str, value: Any, kind: Any, may_be_none: bool = False) -> Any
     if get_origin(kind) is tuple:
         return _settled_list(name, value, get_args(kind)[0])
     if kind is str:
-        return plain_text(value, name, BadParameter)
+        text, most = plain_text(value, name, BadParameter), _MAX_LENGTHS.get(name, inf)
+        if len(text) > most:
+            raise BadParameter(f"{name} has {len(text)} characters; at most {most} are taken")
+        return text
     if kind is bool:
         wanted, fits = "true, false or left out" if may_be_none else "true or false", isinstance(value, bool)
     elif kind in (int, float):

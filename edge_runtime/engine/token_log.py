@@ -65,6 +65,7 @@ class TokenLog:
         "media",
         "num_prompt",
         "rope_delta",
+        "salt",
         "short_ids",
         "starts_in_reasoning",
     )
@@ -74,21 +75,22 @@ class TokenLog:
         input_ids: NDArray[np.int64],
         media: Sequence[Media] = (),
         *,
-        position_ids: NDArray[np.int64],
-        rope_delta: int,
+        positions: tuple[NDArray[np.int64], int],
         starts_in_reasoning: bool,
         short_ids: NDArray[np.int64] | None = None,
+        salt: bytes = b"",
     ) -> None:
-        """A log that holds a prompt: `input_ids` [T], placeholders expanded, at `position_ids` [3, T].
+        """A log that holds a prompt: `input_ids` [T], placeholders expanded.
 
-        The token at index i after the prompt has position i + `rope_delta` on every axis.
+        `positions`: position ids [3, T], and R: the token at index i after the prompt has position i + R on every axis.
         """
         self._ids = input_ids
         self._length = self.num_prompt = len(input_ids)
-        self._position_ids = position_ids
-        self.rope_delta = rope_delta
+        self._position_ids, self.rope_delta = positions
         self.short_ids = input_ids if short_ids is None else short_ids
         """The prompt with one token per image or pair of video frames."""
+        self.salt = salt
+        """Logs share what they have in common only if theirs is equal: 16 bytes, or none."""
         self._keys: list[bytes] = []
         self.media = tuple(media)
         """In the order of their tokens."""
@@ -145,14 +147,15 @@ class TokenLog:
         """Keys of the first blocks of tokens: each says all that its tokens, and those before it, depend on.
 
         That is their ids, and of an image its pixels as the encoder gets them, and its grid; positions follow from
-        these. At most `num_blocks`; fewer where an image has not been seen yet. Always asked with one `block_size`.
+        these. The salt is in all of them. At most `num_blocks`; fewer where an image has not been seen yet. Always
+        asked with one `block_size`.
         """
         while len(self._keys) < num_blocks:
             start = len(self._keys) * block_size
             inside = [one for one in self.media if one.span.start < start + block_size and start < one.span.stop]
             if any(one.digest is None for one in inside):
                 break
-            key = hashlib.blake2b(self._keys[-1] if self._keys else b"", digest_size=_KEY_BYTES)
+            key = hashlib.blake2b(self._keys[-1] if self._keys else b"", digest_size=_KEY_BYTES, salt=self.salt)
             key.update(self.ids(start, start + block_size).tobytes())
             for one in inside:
                 place = (one.span.start - start, one.span.grid.rows, one.span.grid.columns)

@@ -32,9 +32,10 @@ class DrawnAnswers:
         self._answers: OrderedDict[tuple[int, bytes], NDArray[np.int64]] = OrderedDict()
         self._num_tokens = 0
 
-    def note(self, prompt_ids: NDArray[np.int64], output_ids: tuple[int, ...]) -> None:
+    def note(self, prompt_ids: NDArray[np.int64], output_ids: tuple[int, ...], salt: bytes = b"") -> None:
         """Remember that `output_ids` were drawn after `prompt_ids`, in which an image is one token.
 
+        They are found with an equal `salt`: 16 bytes, or none.
         Not with control tokens in it: what comes back as text never becomes structure (decision 50).
         """
         drawn = np.array(output_ids, dtype=np.int64)
@@ -42,18 +43,18 @@ class DrawnAnswers:
             drawn = drawn[:-1]
         if not len(drawn) or self._has_controls(drawn):
             return
-        key = len(prompt_ids), _hash(prompt_ids).digest()
+        key = len(prompt_ids), _hash(prompt_ids, salt).digest()
         with self._lock:
             self._num_tokens += len(drawn) - len(self._answers.pop(key, drawn[:0]))
             self._answers[key] = drawn
             while len(self._answers) > MAX_ANSWERS or self._num_tokens > MAX_TOKENS:
                 self._num_tokens -= len(self._answers.popitem(last=False)[1])
 
-    def restore(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def restore(self, ids: NDArray[np.int64], salt: bytes = b"") -> NDArray[np.int64]:
         """`ids` [T] of a prompt, an image being one token, with the answers in it that were drawn here as they were."""
         with self._lock:
             answers = dict(self._answers)
-        digest, start = _hash(ids[:0]), 0
+        digest, start = _hash(ids[:0], salt), 0
         for length in sorted({length for length, _ in answers}):
             if length >= len(ids):
                 break
@@ -79,5 +80,5 @@ class DrawnAnswers:
         return self._tokenizer.detokenize(ids.tolist())
 
 
-def _hash(ids: NDArray[np.int64]) -> hashlib.blake2b:
-    return hashlib.blake2b(ids.tobytes(), digest_size=16)
+def _hash(ids: NDArray[np.int64], salt: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(ids.tobytes(), digest_size=16, salt=salt)

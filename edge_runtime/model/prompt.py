@@ -64,13 +64,14 @@ class PromptBuilder:
         enable_thinking: bool | None = None,
         *,
         parse_special: bool = False,
+        salt: bytes = b"",
     ) -> TokenizedPrompt:
         """Token ids of `messages`, whose images and videos take up `media`, in order.
 
-        With `parse_special` control tokens spelled in their text become those tokens. Raises `BadPrompt`,
-        `BadParameter` for an `enable_thinking` that the chat template cannot do, and `ContextOverflow` for what is far
-        beyond `max_context` tokens before any work is spent on it; a prompt a little too long is for the caller to
-        notice.
+        With `parse_special` control tokens spelled in their text become those tokens; `salt` is that of
+        `DrawnAnswers.restore`. Raises `BadPrompt`, `BadParameter` for an `enable_thinking` that the chat template
+        cannot do, and `ContextOverflow` for what is far beyond `max_context` tokens before any work is spent on it; a
+        prompt a little too long is for the caller to notice.
         """
         num_media = sum(placeholder.num_tokens for placeholder in media)
         refuse_overflow(num_media, "images and videos", max_context)
@@ -85,7 +86,7 @@ class PromptBuilder:
         ids = self._tokenizer.encode(
             self._expand(text, media), shielded.shields, add_special_tokens=not self._template.begins(text)
         )
-        ids = self.answers.restore(ids)
+        ids = self.answers.restore(ids, salt)
         grids = [grid for placeholder in media for grid in placeholder.grids]
         is_pad = (ids == self._special.image_pad) | (ids == self._special.video_pad)
         counts = np.ones(len(ids), dtype=np.int64)

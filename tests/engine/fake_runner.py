@@ -100,13 +100,15 @@ class FakeCache(PagedKVCache):
 class FakeLog(TokenLog):
     """A log that knows whose it is."""
 
-    def __init__(self, request_id: str, text: str, input_ids: NDArray[np.int64], media: list[Media]) -> None:
+    def __init__(
+        self, request_id: str, text: str, input_ids: NDArray[np.int64], media: list[Media], salt: bytes
+    ) -> None:
         super().__init__(
             input_ids,
             media,
-            position_ids=np.zeros((3, len(input_ids)), dtype=np.int64),
-            rope_delta=0,
+            positions=(np.zeros((3, len(input_ids)), dtype=np.int64), 0),
             starts_in_reasoning=text.endswith("<think>"),
+            salt=salt,
         )
         self.request_id = request_id
         self.text = text
@@ -150,7 +152,7 @@ class FakeRunner:
                     ids += [IMAGE] * TOKENS_PER_IMAGE
         if "refuse" in text:
             raise BadPrompt("refused")
-        return FakeLog(request.request_id, text, np.array(ids, dtype=np.int64), media)
+        return FakeLog(request.request_id, text, np.array(ids, dtype=np.int64), media, request.options.salt)
 
     def start(self, log: FakeLog) -> None:
         if log.next_media is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Finished
 from edge_runtime.engine.picture_cache import FeatureCache, KnownPictures, pixel_digest, source_digests
-from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.request import GenerationOptions, GenerationRequest
 from edge_runtime.families.qwen3_vl.processor import Normalization
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.vision.decoding import PictureDecoder
@@ -47,6 +48,14 @@ def test_equal_bytes_of_another_shape_size_or_kind_are_other_pictures() -> None:
     halves = (pixels.reshape(4, 8, 3)[:2], pixels.reshape(4, 8, 3)[2:])
     digests = {pixel_digest(frames, NORMAL) for frames in (*shapes, halves)}
     assert len(digests) == 4
+
+
+def test_under_another_salt_every_picture_is_another() -> None:
+    pixels = np.arange(96, dtype=np.uint8).reshape(4, 8, 3)
+    salts = [GenerationOptions(cache_salt=word).salt for word in ("", "a", "b")]
+    assert (salts[0], [len(salt) for salt in salts]) == (b"", [0, 16, 16])
+    assert len({source_digests([run_of(pixels)], salt)[0] for salt in salts}) == 3
+    assert len({pixel_digest((pixels,), NORMAL, salt) for salt in salts}) == 3
 
 
 def test_equal_pictures_are_equal_wherever_their_bytes_lie() -> None:
@@ -97,9 +106,9 @@ def test_known_pictures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [known.digest(name) for name in (b"1", b"2", b"3")] == [b"pixels of 1", None, b"pixels of 3"]
 
 
-def ask(engine: Engine, picture: bytes | np.ndarray, text: str) -> Finished:
+def ask(engine: Engine, picture: bytes | np.ndarray, text: str, **options: Any) -> Finished:
     *_, last = engine.generate(
-        GenerationRequest("r", (Message("user", [TextPart(text), ImagePart(picture)]),), max_tokens=4)
+        GenerationRequest("r", (Message("user", [TextPart(text), ImagePart(picture)]),), max_tokens=4, **options)
     )
     assert isinstance(last, Finished)
     return last

@@ -63,6 +63,10 @@ def test_bad_sampling_parameters(name: str, value: object):
         ("stop_on_repetition", 1),
         ("parse_special", None),
         ("ignore_eos", 1),
+        ("cache_salt", "x" * 257),
+        ("cache_salt", b"x"),
+        ("cache_salt", None),
+        ("cache_salt", "\ud800"),
         ("options", {}),
         ("sampling", {}),
     ],
@@ -75,7 +79,7 @@ def test_bad_request_fields(name: str, value: object):
 def test_the_edges_of_every_range_are_allowed():
     SamplingParams(0.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0)
     SamplingParams(100.0, 2**31, 1e-6, 1.0, 100.0, -100.0, 100.0, 2**63 - 1)
-    GenerationRequest("id", (), max_tokens=1, num_logprobs=20, stop=("x",) * 16)
+    GenerationRequest("id", (), max_tokens=1, num_logprobs=20, stop=("x",) * 16, cache_salt="\u00e4" * 256)
 
 
 def test_options_come_whole_by_group_and_by_name():

@@ -21,10 +21,10 @@ def engine_that(reuses: bool, max_tokens: int = 400, chunk: int = 8) -> tuple[En
     return engine_of(runner, prefill_chunk=chunk, max_running=3), runner
 
 
-def ask(engine: Engine, *parts: str | bytes, max_tokens: int = 5, name: str = "r") -> Finished:
+def ask(engine: Engine, *parts: str | bytes, max_tokens: int = 5, name: str = "r", salt: str = "") -> Finished:
     """Bytes are an image of that digest."""
     content: list[Part] = [TextPart(part) if isinstance(part, str) else ImagePart(part) for part in parts]
-    engine.submit(GenerationRequest(name, (Message("user", content),), max_tokens=max_tokens))
+    engine.submit(GenerationRequest(name, (Message("user", content),), max_tokens=max_tokens, cache_salt=salt))
     events = []
     while engine.has_work:
         events += engine.step()
@@ -40,6 +40,14 @@ def test_the_same_question_again_computes_its_last_block_alone() -> None:
     assert (first.timings.computed_tokens, again.timings.computed_tokens) == (20, 4)
     assert again.token_ids == first.token_ids
     assert runner.forwards[num_runs] == [("r", 4)]
+
+
+def test_nothing_is_found_under_another_salt() -> None:
+    engine, _ = engine_that(reuses=True)
+    salts = ["", "a", "b", "", "a", "b", "ab"]
+    asked = [ask(engine, "x" * 20, salt=salt) for salt in salts]
+    assert [one.timings.cached_tokens for one in asked] == [0, 0, 0, 16, 16, 16, 0]
+    assert len({one.token_ids for one in asked}) == 1
 
 
 def test_a_history_sent_again_is_found_with_the_answer_in_it() -> None:

@@ -47,8 +47,8 @@ def engine_of(
     return Engine(BundleRunner(open_bundle(bundle), settings), EngineSettings(CHUNK, shared_chunk))
 
 
-def ask(engine: Engine, history: list[Message]) -> Answer:
-    request = GenerationRequest("r", tuple(history), max_tokens=12, num_logprobs=2)
+def ask(engine: Engine, history: list[Message], salt: str = "") -> Answer:
+    request = GenerationRequest("r", tuple(history), max_tokens=12, num_logprobs=2, cache_salt=salt)
     logprobs: list[TokenLogprob] = []
     for event in engine.generate(request):
         assert not isinstance(event, Failed), event
@@ -96,6 +96,24 @@ def test_a_cache_with_room_for_little_changes_nothing(tiny_bundle_edge: Path, ke
     )
     for (answer, logprobs), (other, expected) in zip(small, large, strict=True):
         assert (answer.token_ids, logprobs) == (other.token_ids, expected)
+
+
+def test_another_salt_finds_nothing_and_answers_the_same(tiny_bundle_edge: Path, kernel_library: KernelLibrary) -> None:
+    """Not keys and values, not features, not a decoded picture; and with the same salt all of them."""
+    engine = engine_of(tiny_bundle_edge, kernel_library)
+    history = [Message("user", [TextPart("look " * 40), ImagePart(SCREENS[0]), TextPart("what is it? " * 20)])]
+    elsewhere = [Message("user", [TextPart("another place"), ImagePart(SCREENS[0]), TextPart("what is it?")])]
+    alone = ask(engine, history)
+    for salt in ("", "gateway/7"):
+        first, again = (ask(engine, history, "gateway/7"), ask(engine, history, salt))
+        assert (first[0].token_ids, first[1]) == (again[0].token_ids, again[1]) == (alone[0].token_ids, alone[1])
+        if not salt:
+            assert (first[0].timings.cached_tokens, first[0].timings.vision_cached) == (0, 0)
+            assert first[0].timings.computed_tokens == first[0].timings.prompt_tokens
+        assert again[0].timings.cached_tokens == (again[0].timings.prompt_tokens - 1) // 64 * 64
+        assert again[0].timings.vision_cached == 1
+    found = [ask(engine, elsewhere, salt)[0].timings.vision_cached for salt in ("", "gateway/7", "gateway/8")]
+    assert found == [1, 1, 0]
 
 
 def test_portable_takes_over_the_buffers_of_the_last_turn(tiny_bundle: Path) -> None:

@@ -16,9 +16,8 @@ RUN = VisionRun((b"",), 64, 128, Normalization.of((0.5,), (0.5,)))
 
 
 def log_of(num_tokens: int, *media: Media) -> TokenLog:
-    position_ids, rope_delta = prompt_positions(num_tokens, [one.span for one in media])
-    ids = np.arange(100, 100 + num_tokens)
-    return TokenLog(ids, media, position_ids=position_ids, rope_delta=rope_delta, starts_in_reasoning=False)
+    positions = prompt_positions(num_tokens, [one.span for one in media])
+    return TokenLog(np.arange(100, 100 + num_tokens), media, positions=positions, starts_in_reasoning=False)
 
 
 def test_the_answer_follows_the_prompt() -> None:

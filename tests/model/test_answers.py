@@ -43,6 +43,17 @@ def test_a_history_has_the_tokens_that_were_drawn(tokenizer: Tokenizer, end: int
     assert answers.restore(answers.restore(history)).tolist() == [*prompt, *drawn, end, *after]
 
 
+def test_under_another_salt_it_was_never_drawn(tokenizer: Tokenizer, end: int) -> None:
+    answers = DrawnAnswers(tokenizer, {end})
+    prompt, text, salts = ids_of(tokenizer, "user says hi, assistant: "), "the text", (b"", b"a" * 16, b"b" * 16)
+    drawn, usual = letters(tokenizer, text), ids_of(tokenizer, text)
+    history = np.concatenate((prompt, usual, [end]))
+    for salt in salts:
+        answers.note(prompt, (*drawn, end), salt)
+        told = [len(answers.restore(history, other)) > len(history) for other in salts]
+        assert told == [other <= salt for other in salts]
+
+
 def test_two_turns_are_found_one_after_the_other(tokenizer: Tokenizer, end: int) -> None:
     answers = DrawnAnswers(tokenizer, {end})
     first, second = ids_of(tokenizer, "first question: "), ids_of(tokenizer, " second question: ")
