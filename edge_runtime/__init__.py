@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from edge_runtime.engine.load import PlannedBundle, load
     from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
     from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
-    from edge_runtime.serving.async_client import AsyncClient
-    from edge_runtime.serving.client import Client
+    from edge_runtime.serving.async_client import AsyncClient, AsyncSession
+    from edge_runtime.serving.client import Client, Session
     from edge_runtime.serving.client_core import Timeouts
     from edge_runtime.serving.images import question
     from edge_runtime.serving.model_info import model_info
