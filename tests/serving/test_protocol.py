@@ -67,7 +67,7 @@ def test_a_streamed_answer(serve: Serve, connect: Callable[[str], BareClient]) -
     client = connect(serve().address)
     client.send(text("count 3"))
     accepted, *deltas, finished = client.read_until_ending()
-    assert accepted == {"type": "accepted", "id": "1", "client_timeout_s": 30.0}
+    assert accepted == {"type": "accepted", "id": "1", "client_timeout_s": 30.0, "takes_digests": True}
     assert [delta["text"] for delta in deltas] == ["0 ", "1 ", "2 "]
     assert list(itertools.chain(*(delta["token_ids"] for delta in deltas))) == finished["token_ids"] == [1, 2, 3]
     assert finished["id"] == "1"
