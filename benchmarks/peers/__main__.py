@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shutil
 import sys
-import time
 from pathlib import Path
 
 from benchmarks.peers.cases import CASES
 from benchmarks.peers.contenders import CONTENDERS, find
 from benchmarks.peers.measure import Outcome, Workplace, prepare, run_round
 from benchmarks.peers.report import as_json, markdown
+from benchmarks.peers.setting import machine, random_checkpoint, say
 
 
 def main() -> None:
@@ -22,53 +20,21 @@ def main() -> None:
     arguments = _parse_arguments()
     place = Workplace(arguments.work.resolve())
     outcomes = [Outcome(contender) for contender in find(arguments.contenders)]
-    checkpoint = arguments.checkpoint or _random_checkpoint(place, arguments.size)
+    checkpoint = arguments.checkpoint or random_checkpoint(place, arguments.size)
     for outcome in outcomes:
-        _say(f"preparing {outcome.contender.name}")
+        say(f"preparing {outcome.contender.name}")
         prepare(outcome, checkpoint.resolve(), place)
     ready = [outcome for outcome in outcomes if not outcome.troubles]
     if arguments.prepare_only:
         sys.exit(0 if len(ready) == len(outcomes) else 1)
-    facts = _machine() | {"threads": arguments.threads, "repeats": arguments.repeats, "size": arguments.size}
+    facts = machine() | {"threads": arguments.threads, "repeats": arguments.repeats, "size": arguments.size}
     for number in range(arguments.repeats):
         for outcome in ready:
-            _say(f"round {number + 1} of {arguments.repeats}: {outcome.contender.name}")
+            say(f"round {number + 1} of {arguments.repeats}: {outcome.contender.name}")
             run_round(outcome, CASES, arguments.seed + number, arguments.threads, place)
             so_far = json.dumps(as_json(outcomes, facts))
             (place.root / "results.json").write_text(so_far)  # a benchmark that is stopped has not been for nothing
     sys.stdout.write(markdown(outcomes) + "\n\n" + json.dumps(as_json(outcomes, facts)) + "\n")
-
-
-def _random_checkpoint(place: Workplace, size: str) -> Path:
-    """A random checkpoint of a published size; made once."""
-    from edge_export.random_checkpoint import config_for, write_random_checkpoint  # noqa: PLC0415
-
-    folder = place.folder("checkpoints") / size
-    if not folder.exists():
-        _say(f"writing a random checkpoint of size {size}")
-        unfinished = folder.with_suffix(".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        write_random_checkpoint(unfinished, config_for(size), dtype="bfloat16")
-        unfinished.rename(folder)
-    return folder
-
-
-def _machine() -> dict[str, object]:
-    """What ran this, and when."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "processor": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "system": platform.platform(),
-    }
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -1,12 +1,17 @@
 """What a contender must be able to do. Standard library only: this file is imported in every contender's environment.
 
-An adapter is a module of `benchmarks.peers.adapters` with two functions:
+An adapter is a module of `benchmarks.peers.adapters` with these functions:
 
     prepare(checkpoint: Path, out: Path, options: Mapping[str, str]) -> dict[str, str]
         Turn the Hugging Face checkpoint into what the contender loads, in the empty folder `out`; return facts for the
         report.
     load(model: Path, settings: RunSettings) -> Model
         Load what `prepare` wrote, ready to answer. Imports belong inside, so that they count as load time.
+
+and, to take part in the agent's loop (`loop.py`), a third:
+
+    load_chat(model: Path, settings: RunSettings) -> ChatModel
+        The same, set up as its users run it: whatever it keeps of earlier turns is on.
 """
 
 from __future__ import annotations
@@ -54,6 +59,46 @@ class ImageResult:
     """From the image file to the first token: decoding, resizing, vision tower, prefill."""
     vision_s: float
     """The part of it that the contender itself reports for the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One message of a chat: pictures, then text."""
+
+    role: str
+    text: str
+    images: tuple[str, ...] = ()
+    """PNG files."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """A turn of an agent's loop. None: the contender does not tell."""
+
+    first_token_s: float
+    """Seen by the client: the whole time, less what came after the first token by the contender's own account."""
+    total_s: float
+    prompt_tokens: int
+    output_tokens: int
+    text: str
+    computed_tokens: int | None = None
+    """Of the prompt; the others were found."""
+    vision_s: float | None = None
+    sent_bytes: int | None = None
+    """From the client to the contender."""
+
+
+class ChatModel(Protocol):
+    """A loaded contender that is asked turn after turn of one chat, the whole history each time."""
+
+    def run_turn(self, history: Sequence[Said], max_tokens: int, *, ignore_eos: bool, keep_nothing: bool) -> TurnResult:
+        """Answer the last message. `keep_nothing`: as if nothing had been asked before. Raises `CannotRun`."""
+
+    def process_ids(self) -> Sequence[int]:
+        """The processes whose memory counts."""
+
+    def close(self) -> None:
+        """Stop child processes."""
 
 
 class Model(Protocol):

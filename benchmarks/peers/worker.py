@@ -14,16 +14,16 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.peers.adapter import CannotRun, Model, RunSettings
+from benchmarks.peers.adapter import CannotRun, ChatModel, ImageResult, Model, RunSettings, Said, TextResult, TurnResult
 
 
 def main() -> None:
-    """Prepare a model, or serve requests about one."""
+    """Prepare a model, or serve requests about one; `chat`: turns of a loop."""
     arguments = _parse_arguments()
     answers = _claim_stdout()
     adapter = import_module(f"benchmarks.peers.adapters.{arguments.adapter}")
@@ -33,7 +33,8 @@ def main() -> None:
         return
     settings = RunSettings(arguments.threads, arguments.max_context, arguments.log)
     started = time.perf_counter()
-    model: Model = adapter.load(arguments.model, settings)
+    load = adapter.load_chat if arguments.verb == "chat" else adapter.load
+    model: Model | ChatModel = load(arguments.model, settings)
     _say(answers, {"load_s": time.perf_counter() - started})
     try:
         for line in sys.stdin:
@@ -43,16 +44,27 @@ def main() -> None:
         model.close()
 
 
-def _answer(model: Model, request: dict[str, Any]) -> dict[str, object]:
+def _answer(model: Any, request: dict[str, Any]) -> dict[str, object]:
     try:
-        if request["kind"] == "text":
-            return {"result": dataclasses.asdict(model.run_text(request["prompt"], request["max_tokens"]))}
-        return {"result": dataclasses.asdict(model.run_image(Path(request["image"]), request["prompt"]))}
+        return {"result": dataclasses.asdict(_RUN[request["kind"]](model, request))}
     except CannotRun as error:
         return {"cannot": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever a peer raises is a result, not our failure
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _run_turn(model: ChatModel, request: dict[str, Any]) -> TurnResult:
+    history = [Said(said["role"], said["text"], tuple(said["images"])) for said in request["history"]]
+    options = {name: request[name] for name in ("ignore_eos", "keep_nothing")}
+    return model.run_turn(history, request["max_tokens"], **options)
+
+
+_RUN: dict[str, Callable[[Any, dict[str, Any]], TextResult | ImageResult | TurnResult]] = {
+    "text": lambda model, request: model.run_text(request["prompt"], request["max_tokens"]),
+    "image": lambda model, request: model.run_image(Path(request["image"]), request["prompt"]),
+    "turn": _run_turn,
+}
 
 
 def peak_bytes(process_id: int) -> int:
@@ -82,7 +94,7 @@ def _say(answers: TextIO, message: dict[str, Any]) -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="One contender of the peer benchmark (started by benchmarks.peers).")
-    parser.add_argument("verb", choices=("prepare", "run"))
+    parser.add_argument("verb", choices=("prepare", "run", "chat"))
     parser.add_argument("adapter")
     parser.add_argument("model", type=Path)
     parser.add_argument("--checkpoint", type=Path)

@@ -3,21 +3,27 @@
 python -m pocket.eval --model pocket/weights BUNDLE_INT4 --set painted chromium --report reports/pocket.md
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pocket.eval.case import Answer, Case
 from pocket.eval.report import Answered, evaluate, markdown, write
 from pocket.eval.sets import SETS
 
+if TYPE_CHECKING:
+    from edge_runtime.devices.profile import KVDtype
 
-def open_model(path: Path, max_tokens: int, think: bool = False) -> Answer:
+
+def open_model(path: Path, max_tokens: int, think: bool = False, kv_dtype: KVDtype | None = None) -> Answer:
     """A bundle folder runs in our runtime, a checkpoint folder in transformers; both reason first if told to."""
     if (path / "manifest.json").exists():
         from pocket.eval.bundle_model import BundleModel  # noqa: PLC0415 - each engine only where it is asked for
 
-        return BundleModel(path, max_tokens, think)
+        return BundleModel(path, max_tokens, think, kv_dtype)
     if (path / "config.json").exists():
         from pocket.eval.transformers_model import TransformersModel  # noqa: PLC0415 - torch may not be installed
 
@@ -34,24 +40,36 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="writes FILE.md and FILE.json; prints the tables if not given")
     parser.add_argument("--max-tokens", type=int, default=640, help="where an answer is cut off")
     parser.add_argument("--think", action="store_true", help="let models reason first; the answer alone is judged")
+    parser.add_argument(
+        "--kv-dtype", nargs="+", choices=("int8", "fp16", "fp32"), default=[None],
+        help="keys and values of bundles; every bundle is asked with each",
+    )  # fmt: skip
     options = parser.parse_args()
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit is {options.limit}; it must be at least 1")
-    names = [path.name for path in options.model]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in options.model]
-    if len(set(names)) < len(names):
-        parser.error("--model names the same folder twice")
+    asked = contenders(options.model, options.kv_dtype)
+    if len(asked) < len(options.model) * len(options.kv_dtype):
+        parser.error("--model or --kv-dtype names the same twice")
     sets = {name: _cases(name, options.limit) for name in options.set}
     answered: Answered = {name: {} for name in sets}
-    for name, path in zip(names, options.model, strict=True):
-        model = open_model(path, options.max_tokens, options.think)
+    for name, (path, kv_dtype) in asked.items():
+        model = open_model(path, options.max_tokens, options.think, kv_dtype)
         for set_name, cases in sets.items():
             answered[set_name][name] = evaluate(model, cases, _Progress(name, set_name, len(cases)))
     if options.report:
         write(answered, options.report, "Evaluation on held-out screens")
     else:
         print(markdown(answered), end="")
+
+
+def contenders(paths: list[Path], kv_dtypes: list[KVDtype | None]) -> dict[str, tuple[Path, KVDtype | None]]:
+    """Column heads, and what is asked; folders by their names where these differ."""
+    is_clear = len({path.name for path in paths}) == len(paths)
+    return {
+        (path.name if is_clear else str(path)) + (f", {dtype} KV" if dtype else ""): (path, dtype)
+        for path in paths
+        for dtype in kv_dtypes
+    }
 
 
 def _cases(name: str, limit: int | None) -> list[Case]:

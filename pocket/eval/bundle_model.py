@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edge_runtime.devices.planner import MemoryRequest
 from edge_runtime.devices.probe import probe_machine
+from edge_runtime.devices.profile import KVDtype
 from edge_runtime.devices.select import select_profile
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Failed, Finished
@@ -17,9 +18,9 @@ from pocket.eval.case import Image, Messages
 class BundleModel:
     """Answers greedily. Raises `EdgeError` when a bundle cannot be loaded or a request fails."""
 
-    def __init__(self, bundle: Path, max_tokens: int, think: bool = False) -> None:
+    def __init__(self, bundle: Path, max_tokens: int, think: bool = False, kv_dtype: KVDtype | None = None) -> None:
         profile = select_profile("auto", probe_machine())
-        opened, plan = plan_bundle(bundle, profile, MemoryRequest())
+        opened, plan = plan_bundle(bundle, profile, MemoryRequest(kv_dtype=kv_dtype))
         self._engine: Engine = load_engine(opened, profile, plan)
         self._max_tokens = max_tokens
         self._think = think

@@ -10,6 +10,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from pocket.eval.__main__ import contenders
 from pocket.eval.case import Case, Image, Messages
 from pocket.eval.report import METRICS, Result, as_json, evaluate, markdown, means, write
 from pocket.eval.sets import PAGES, chats, handwritten_page, painted
@@ -110,6 +111,14 @@ def test_report_has_a_column_per_model(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("chromium")
+def test_a_bundle_is_asked_with_each_kind_of_keys_and_values() -> None:
+    one, other = Path("a/int4"), Path("b/int4")
+    assert contenders([one], [None]) == {"int4": (one, None)}
+    assert contenders([one], ["int8", "fp32"]) == {"int4, int8 KV": (one, "int8"), "int4, fp32 KV": (one, "fp32")}
+    assert list(contenders([one, other], [None])) == [str(one), str(other)]
+    assert len(contenders([one], ["int8", "int8"])) == 1  # which main refuses
+
+
 def test_pages_show_all_that_is_written_on_them() -> None:
     with browser() as tab:
         for path in sorted(PAGES.glob("*.html")):

