@@ -9,6 +9,7 @@
     │   ├── BadPrompt          messages that the chat template or the model cannot take
     │   ├── BadParameter       a sampling or limit value outside its range
     │   ├── ContextOverflow    prompt plus answer is longer than the context
+    │   ├── PicturesNeeded     pictures known by digest alone have to be sent; the clients do so by themselves
     │   └── UnknownSession     the session was closed or forgotten, or never was
     ├── TooManySessions        sessions are as many, or hold as much, as they may
     ├── SessionBusy            the session is answering another request
@@ -28,6 +29,7 @@ A message says what was found, what was wanted, and what to do. `code` is the st
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -104,6 +106,22 @@ class SessionBusy(EdgeError):
 
     code = "session_busy"
     retryable = True
+
+
+class PicturesNeeded(RequestError):
+    """Pictures that the request names by their digests have to be sent: `digests`. The clients do so by themselves."""
+
+    code = "pictures_needed"
+
+    def __init__(self, message: str, digests: tuple[bytes, ...] = ()) -> None:
+        super().__init__(message)
+        self.digests = digests
+
+    @classmethod
+    def of(cls, digests: Iterable[bytes]) -> PicturesNeeded:
+        """Those of `digests`, each once."""
+        found = tuple(dict.fromkeys(digests))
+        return cls(f"{len(found)} pictures named by digest are not known here (any more); send them in full", found)
 
 
 class Overloaded(EdgeError):

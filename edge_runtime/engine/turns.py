@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import BadParameter
-from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart, VideoPart
+from edge_runtime.errors import BadParameter, PicturesNeeded
+from edge_runtime.model.conversation import ImagePart, Message, Part, Picture, PictureDigest, TextPart, VideoPart
 
 _MESSAGE_BYTES = 512
 """What a message and its parts take beside their text and pictures, roughly."""
@@ -33,18 +33,30 @@ def message_bytes(message: Message) -> int:
 def _part_bytes(part: Part) -> int:
     if isinstance(part, TextPart):
         return len(part.text.encode(errors="replace"))
-    return sum(frame.nbytes if isinstance(frame, np.ndarray) else len(frame) for frame in _frames(part))
+    return sum(_frame_bytes(frame) for frame in _frames(part))
+
+
+def _frame_bytes(frame: Picture) -> int:
+    if isinstance(frame, PictureDigest):
+        return len(frame.digest)
+    return frame.nbytes if isinstance(frame, np.ndarray) else len(frame)
 
 
 def owned(message: Message) -> Message:
-    """The message with copies of the pixels that its caller could change; itself where there are none."""
+    """The message with copies of the pixels that its caller could change; itself where there are none.
+
+    Raises `PicturesNeeded` for pictures by digest.
+    """
     frames = [frame for part in message.content for frame in _frames(part)]
+    digests = [frame.digest for frame in frames if isinstance(frame, PictureDigest)]
+    if digests:
+        raise PicturesNeeded.of(digests)  # a session keeps its pictures: what was computed of them may go
     if not any(isinstance(frame, np.ndarray) and frame.flags.writeable for frame in frames):
         return message
     return Message(message.role, tuple(map(_own_part, message.content)))
 
 
-def _frames(part: Part) -> tuple[bytes | NDArray[np.uint8], ...]:
+def _frames(part: Part) -> tuple[Picture, ...]:
     return () if isinstance(part, TextPart) else (part.data,) if isinstance(part, ImagePart) else part.frames
 
 
@@ -56,7 +68,7 @@ def _own_part(part: Part) -> Part:
     return part
 
 
-def _own_frame(frame: bytes | NDArray[np.uint8]) -> bytes | NDArray[np.uint8]:
+def _own_frame(frame: Picture) -> Picture:
     if not isinstance(frame, np.ndarray) or not frame.flags.writeable:
         return frame
     copy: NDArray[np.uint8] = frame.copy()

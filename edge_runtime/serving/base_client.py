@@ -18,9 +18,10 @@ from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import DEFAULT_ADDRESS
 from edge_runtime.serving.chat import Chat
 from edge_runtime.serving.client_core import Reply, Timeouts
-from edge_runtime.serving.conversion import open_frames, request_frames
+from edge_runtime.serving.conversion import outgoing_request, outgoing_session
 from edge_runtime.serving.images import ImageSource, question
 from edge_runtime.serving.link import Deliver, Link
+from edge_runtime.serving.outgoing import Outgoing
 
 
 class BaseStream:
@@ -82,31 +83,31 @@ class BaseClient:
     def _begin(
         self, kind: type[_Stream], messages: Chat, options: GenerationOptions, session: SessionTurn | None = None
     ) -> _Stream:
-        """Send a request; its replies go to a new stream. Raises as `request_frames` does."""
+        """Send a request; its replies go to a new stream. Raises as `outgoing_request` does."""
         request_id = str(next(self._numbers))
-        frames = request_frames(request_id, messages, options, session)
+        outgoing = outgoing_request(request_id, messages, options, session)
         stream = kind(self, self._link, request_id)
-        self._link.start(request_id, frames, stream.deliver)
+        self._link.start(request_id, outgoing, stream.deliver)
         return stream
 
     def _begin_info(self, deliver: Deliver) -> None:
         request_id = str(next(self._numbers))
-        self._link.start(request_id, [wire.encode(wire.Info(request_id=request_id))], deliver)
+        self._link.start(request_id, Outgoing(wire.encode(wire.Info(request_id=request_id))), deliver)
 
     def _begin_session(self, deliver: Deliver, **fields: Any) -> None:
         """Send a `Session`; its reply goes to `deliver`."""
         message = wire.Session(request_id=str(next(self._numbers)), **fields)
-        self._link.start(message.request_id, [wire.encode(message)], deliver)
+        self._link.start(message.request_id, Outgoing(wire.encode(message)), deliver)
 
     def _begin_entry(
         self, deliver: Deliver, session_id: str | None, messages: Chat, system: str | None, cache_salt: str
     ) -> None:
-        """Open a session, or ask for the one of that id. Raises as `open_frames` does."""
+        """Open a session, or ask for the one of that id. Raises as `outgoing_session` does."""
         request_id = str(next(self._numbers))
         said: list[Any] = [] if system is None else [Message("system", system)]
         said += [messages] if isinstance(messages, (str, Message, Mapping)) else messages
         if session_id is None:
-            self._link.start(request_id, open_frames(request_id, said, cache_salt), deliver)
+            self._link.start(request_id, outgoing_session(request_id, said, cache_salt), deliver)
         elif said:
             raise BadParameter("a session that is there has its messages; ask in it, or open a new one")
         else:
