@@ -84,17 +84,14 @@ class PortableDecoder:
         self._num_taps = len(architecture.vision.deepstack_layers)
         names = [f"{kind}.{layer}" for layer in range(self._text.num_layers) for kind in ("key", "value")]
         self._rows = dict.fromkeys(names, (np.dtype(np.float32), (self._text.head_dim,)))
+        self.kv_bytes_per_token = bytes_per_token(self._rows, architecture.text.num_kv_heads)
+        """What a token takes in the cache, over all layers."""
         self._kv_cache = ContiguousKVCache(max_cache_tokens, block_size, self._allocate, _ChatMemory.copy)
 
     @property
     def kv_cache(self) -> ContiguousKVCache[_ChatMemory]:
         """The cache that leases come from."""
         return self._kv_cache
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """What a token takes there, over all layers."""
-        return bytes_per_token(self._rows, self._text.num_kv_heads)
 
     def forward(self, steps: Sequence[DecoderStep]) -> list[Logits | None]:
         """As `Decoder.forward`."""

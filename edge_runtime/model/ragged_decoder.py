@@ -39,19 +39,16 @@ class RaggedDecoder:
         self._text = architecture.text
         self._num_taps = len(architecture.vision.deepstack_layers)
         self._kv_cache = PagedKVCache(max_cache_tokens, BLOCK_SIZE)
-        self._rows = _rows(architecture.text, kv_dtype)
-        self.memory = KVMemory(self._rows, architecture.text.num_kv_heads, self._kv_cache.num_blocks, BLOCK_SIZE)
+        rows = _rows(architecture.text, kv_dtype)
+        self.kv_bytes_per_token = bytes_per_token(rows, architecture.text.num_kv_heads)
+        """What a token takes in the cache, over all layers."""
+        self.memory = KVMemory(rows, architecture.text.num_kv_heads, self._kv_cache.num_blocks, BLOCK_SIZE)
         self._binding = graph.bind([(name, None, pool) for name, pool in self.memory.arrays.items()])
 
     @property
     def kv_cache(self) -> PagedKVCache:
         """The cache that leases come from."""
         return self._kv_cache
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """What a token takes there, over all layers."""
-        return bytes_per_token(self._rows, self._text.num_kv_heads)
 
     def forward(self, steps: Sequence[DecoderStep]) -> list[Logits | None]:
         """As `Decoder.forward`. A step cancelled during a run of several goes on to its end: the others need it."""
