@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions
 from edge_runtime.errors import ProtocolError
@@ -192,12 +193,16 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class InfoReply(_Message, ModelInfo, frozen=True, kw_only=True, tag="info_reply"):
-    """What is served, by which version, within which limits; and how many requests of all clients are in flight."""
+    """What is served, by which version, within which limits; and how many requests of all clients are in flight.
+
+    `cache` is what the engine holds and has found again; None from a server that does not say.
+    """
 
     request_id: str
     protocol: int
     limits: Limits
     in_flight: int = 0
+    cache: CacheInfo | None = None
 
 
 class SessionReply(_Message, frozen=True, kw_only=True, tag="session_reply"):
