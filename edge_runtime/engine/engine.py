@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from edge_runtime.engine.cache_info import CacheInfo, Found
 from edge_runtime.engine.chat import Chat, Clock, Phase
 from edge_runtime.engine.events import Event, Failed, Finished, FinishReason
+from edge_runtime.engine.faults import internal_unless_ours
 from edge_runtime.engine.model_runner import ModelRunner
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.sampling import rescore
@@ -93,7 +94,7 @@ class Engine:
         clock = Clock(submitted_s=time.perf_counter())
         self._scheduler.check_room()
         request = self.sessions.begin(request, cancel)
-        with self.sessions.unless_refused(request), _internal_unless_ours("preparing a prompt"):
+        with self.sessions.unless_refused(request), internal_unless_ours("preparing a prompt"):
             log = self._runner.prepare(request, cancel)
             max_tokens = self._scheduler.answer_length(log.num_prompt, log.image_tokens, request.options.max_tokens)
             transcript = Transcript(self._runner.think_token_ids, log.starts_in_reasoning, request.options.stop)
@@ -266,7 +267,7 @@ class Engine:
     def _failing(self, chat: Chat) -> Iterator[None]:
         """An error inside the block ends `chat` with it, and only `chat`."""
         try:
-            with _internal_unless_ours(f"request {chat.request.request_id!r}"):
+            with internal_unless_ours(f"request {chat.request.request_id!r}"):
                 yield
         except EdgeError as error:
             self._end(chat, [Failed(chat.request.request_id, error)])
@@ -288,18 +289,3 @@ class Engine:
         cache = self._runner.kv_cache
         if cache.free_tokens != cache.max_tokens:
             _log.error("idle, but only %d of %d cache tokens are free", cache.free_tokens, cache.max_tokens)
-
-
-@contextmanager
-def _internal_unless_ours(doing: str) -> Iterator[None]:
-    """Let an `EdgeError` pass; log any other error with its traceback and raise `InternalError` in its place."""
-    try:
-        yield
-    except InternalError:
-        _log.exception("%s failed", doing)
-        raise
-    except EdgeError:
-        raise
-    except Exception as error:
-        _log.exception("%s failed", doing)
-        raise InternalError(f"{doing} failed: {error!r}; the log has the traceback") from error
