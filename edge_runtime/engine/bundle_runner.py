@@ -89,6 +89,11 @@ class BundleRunner:
         return self._decoder.kv_cache
 
     @property
+    def kv_bytes_per_token(self) -> int:
+        """What a token takes there, over all layers."""
+        return self._decoder.kv_bytes_per_token
+
+    @property
     def max_context(self) -> int:
         """Longest prompt plus answer, in tokens."""
         return self._max_context

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
+from edge_runtime.engine.cache_info import CacheInfo, Found
 from edge_runtime.engine.chat import Chat, Clock, Phase
 from edge_runtime.engine.events import Event, Failed, Finished, FinishReason
 from edge_runtime.engine.model_runner import ModelRunner
@@ -53,6 +54,9 @@ class Engine:
         self._scheduler = Scheduler(runner.kv_cache, runner.max_context, settings)
         self._chats: dict[str, Chat] = {}
         self._events: list[Event] = []  # not handed out yet
+        self._found = Found()
+        self.cache_info: CacheInfo = self._found.info(runner, 0, 0)
+        """As of the last step. For any thread: it is replaced, never changed."""
 
     @property
     def has_work(self) -> bool:
@@ -117,10 +121,12 @@ class Engine:
         """Do the next piece of work of every chat whose turn it is; return what there is to say."""
         self._end_cancelled()
         plan = self._schedule()
+        self._tell()
         started_s = self._clock()
         results = self._run(plan)
         self._postprocess(results)
         self._scheduler.took(plan, self._clock() - started_s)
+        self._tell()
         events, self._events = self._events, []
         return events
 
@@ -150,6 +156,7 @@ class Engine:
                 if not self._scheduler.admit(chat):
                     break
                 chat.clock.admitted_s = time.perf_counter()
+                self._found.admitted(chat)
                 self._runner.media.start(chat.log)
         return self._scheduler.plan()
 
@@ -162,6 +169,7 @@ class Engine:
                 spent = self._runner.media.advance(plan.encode.log, plan.encode.cancel)
                 plan.encode.clock.add(spent)
                 plan.encode.num_vision_reused += spent.is_reused
+                self._found.vision_cached += spent.is_reused
         results = self._forward(plan.shares) if plan.shares else []
         for chat, _ in results:
             with self._failing(chat):
@@ -234,6 +242,9 @@ class Engine:
         """The events of one request; the others wait for the next `step`."""
         self._events += [event for event in events if event.request_id != request_id]
         return [event for event in events if event.request_id == request_id]
+
+    def _tell(self) -> None:
+        self.cache_info = self._found.info(self._runner, self.num_running, self.num_waiting)
 
     def _end_cancelled(self) -> None:
         """End the chats whose cancel token is set."""

@@ -51,6 +51,16 @@ class MediaEncoder:
         self._known = KnownPictures()
         self._cache = FeatureCache(cache_bytes)
 
+    @property
+    def feature_bytes(self) -> int:
+        """Features that are kept for images asked about again."""
+        return self._cache.num_bytes
+
+    @property
+    def max_feature_bytes(self) -> int:
+        """Room for them."""
+        return self._cache.max_bytes
+
     def plan(
         self, messages: tuple[Message, ...], max_context: int, cancel: CancelToken, salt: bytes = b""
     ) -> list[MediaPlan]:

@@ -12,6 +12,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions
 from edge_runtime.errors import ProtocolError
@@ -215,12 +216,16 @@ DEFAULT_LIMITS = Limits()
 
 
 class InfoReply(_Message, ModelInfo, frozen=True, kw_only=True, tag="info_reply"):
-    """What is served, by which version, within which limits; and how many requests of all clients are in flight."""
+    """What is served, by which version, within which limits; and how many requests of all clients are in flight.
+
+    `cache` is what the engine holds and has found again; None from a server that does not say.
+    """
 
     request_id: str
     protocol: int
     limits: Limits
     in_flight: int = 0
+    cache: CacheInfo | None = None
 
 
 ClientMessage = Generate | Cancel | Ping | Info

@@ -174,6 +174,7 @@ class Server:
             protocol=wire.PROTOCOL_VERSION,
             limits=self._settings.limits,
             in_flight=self._connections.num_in_flight,
+            cache=self._engine.cache_info,
             **structs.asdict(self._model),
         )
 

@@ -13,6 +13,7 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.events import Event, Finished
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.model.cancellation import CancelToken
@@ -41,6 +42,8 @@ DIGEST = bytes(range(16))
 
 class EchoEngine:
     """Finishes every request at the next step."""
+
+    cache_info = CacheInfo()
 
     def __init__(self) -> None:
         self.waiting: list[GenerationRequest] = []

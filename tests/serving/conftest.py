@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.events import Delta, Event, Failed, Finished, Timings
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import BadImage, Cancelled, EdgeError, PicturesNeeded
@@ -39,6 +40,8 @@ class FakeEngine:
     cancelled; `flood`: long words until cancelled, while `floodgate` is set; `parts`: what the message was made of;
     `refuse`: an error in `prepare`; `break`: a bug in `prepare`; `crash`: a bug in `step`.
     """
+
+    cache_info = CacheInfo(prompt_tokens=40, cached_tokens=10, images=3, vision_cached=1)
 
     def __init__(self) -> None:
         self.running: dict[str, tuple[GenerationRequest, list[str]]] = {}
