@@ -124,6 +124,10 @@ class PicturesNeeded(RequestError):
         return cls(f"{len(found)} pictures named by digest are not known here (any more); send them in full", found)
 
 
+class SmallImageWarning(UserWarning):
+    """Points were asked for in an image so small in the model that they are likely to be wrong."""
+
+
 class Overloaded(EdgeError):
     """A queue is full, or this machine is short of memory, descriptors or processes at the moment."""
 

@@ -124,10 +124,9 @@ class BundleRunner:
             parse_special=request.options.parse_special,
             salt=request.options.salt,
         )
-        runs = [run for plan in plans for run in plan.runs]
         return TokenLog(
             prompt.input_ids,
-            self.media.media(prompt.spans, runs, request.options.salt),
+            self.media.media(prompt.spans, plans, request.options.salt),
             positions=prompt_positions(len(prompt.input_ids), prompt.spans),
             starts_in_reasoning=prompt.starts_in_reasoning,
             short_ids=prompt.short_ids,

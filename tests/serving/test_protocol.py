@@ -168,7 +168,7 @@ def test_the_document_names_every_field_code_and_limit() -> None:
     records = [wire.Generate, wire.Frame, wire.Image, wire.Video, wire.Text, wire.ChatMessage, wire.Cancel, wire.Ping]
     records += [wire.Info, wire.Accepted, wire.Need, wire.Delta, wire.Finished, wire.Failed, wire.Pong, wire.InfoReply]
     records += [wire.Session, wire.SessionReply]
-    records += [events.Timings, events.TokenLogprob, CacheInfo, wire.VideoSampling, wire.Limits]
+    records += [events.Timings, events.TokenLogprob, events.ImageShape, CacheInfo, wire.VideoSampling, wire.Limits]
     fields = {field for record in records for field in record.__struct_encode_fields__}
     tags = {record.__struct_config__.tag for record in records} - {None}
     on_the_wire = {errors.RequestError, errors.BadImage, errors.BadPrompt, errors.BadParameter, errors.ContextOverflow}
