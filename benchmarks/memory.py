@@ -79,7 +79,7 @@ def main() -> None:
     measured = measure(sys.argv[1:], load)
     for row in rows(planned, measured):
         sys.stdout.write("| " + " | ".join(row) + " |\n")
-    facts = {name: getattr(measured, name) for name in Measured.__slots__}  # type: ignore[attr-defined]
+    facts = {name: getattr(measured, name) for name in Measured.__slots__}
     sys.stdout.write(json.dumps({"plan": dict_of_plan(planned), "measured": facts}) + "\n")
 
 
@@ -119,7 +119,7 @@ def rows(planned: PlannedBundle, measured: Measured) -> list[tuple[str, str, str
 def dict_of_plan(planned: PlannedBundle) -> dict[str, Any]:
     """The plan for the JSON line."""
     plan = planned.plan
-    return {name: getattr(plan, name) for name in plan.__slots__} | {"total_bytes": plan.total_bytes}  # type: ignore[attr-defined]
+    return {name: getattr(plan, name) for name in plan.__slots__} | {"total_bytes": plan.total_bytes}
 
 
 def _serve(planned: PlannedBundle) -> None:

@@ -124,22 +124,37 @@ def take_turns(worker: Worker, loop: Loop, keep_nothing: bool) -> Iterator[dict[
         yield {"kind": turn.kind} | {key: value for key, value in result.items() if key != "text"}
 
 
+METRICS = {
+    "first_token_s": "seconds to the first token",
+    "total_s": "seconds in all",
+    "computed_tokens": "tokens of the prompt that were computed",
+    "prompt_tokens": "tokens of the prompt",
+    "vision_s": "seconds of vision",
+    "sent_bytes": "bytes sent",
+}
+
+
 def markdown(result: dict[str, Any]) -> str:
-    """A row per turn; of each contender seconds to the first token and in all, and tokens computed of the prompt."""
+    """A table per metric that anybody tells, with a row per turn and a column per contender."""
     told = {name: one["turns"] for name, one in result["contenders"].items()}
-    lines = ["| turn | | " + " | ".join(f"{name}: first token s, all s, computed" for name in told) + " |"]
-    lines.append("|---:|---|" + "---:|" * len(told))
-    for index, kind in enumerate(result["kinds"]):
-        cells = [_cell(of[index]) if index < len(of) else "-" for of in told.values()]
-        lines.append(f"| {index + 1} | {kind} | " + " | ".join(cells) + " |")
+    lines = []
+    for metric, title in METRICS.items():
+        table = {name: [turn.get(metric) for turn in of] for name, of in told.items()}
+        if not any(value is not None for column in table.values() for value in column):
+            continue
+        lines += [f"| {title} | | " + " | ".join(table) + " |", "|---:|---|" + "---:|" * len(table)]
+        for index, kind in enumerate(result["kinds"]):
+            cells = [_number(column[index]) if index < len(column) else "-" for column in table.values()]
+            lines.append(f"| {index + 1} | {kind} | " + " | ".join(cells) + " |")
+        lines.append("")
     troubles = {name: one["trouble"] for name, one in result["contenders"].items() if "trouble" in one}
-    return "\n".join(lines + [""] * bool(troubles) + [f"- {name}: **{trouble}**" for name, trouble in troubles.items()])
+    return "\n".join([*lines, *(f"- {name}: **{trouble}**" for name, trouble in troubles.items())])
 
 
-def _cell(turn: dict[str, Any]) -> str:
-    computed = turn["computed_tokens"]
-    tokens = f"{turn['prompt_tokens']}?" if computed is None else f"{computed} of {turn['prompt_tokens']}"
-    return f"{turn['first_token_s']:.3g}, {turn['total_s']:.3g}, {tokens}"
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def _parse_arguments() -> argparse.Namespace:
