@@ -8,7 +8,8 @@
     │   ├── BadImage           an image or video cannot be decoded, or is refused
     │   ├── BadPrompt          messages that the chat template or the model cannot take
     │   ├── BadParameter       a sampling or limit value outside its range
-    │   └── ContextOverflow    prompt plus answer is longer than the context
+    │   ├── ContextOverflow    prompt plus answer is longer than the context
+    │   └── PicturesNeeded     pictures known by digest alone have to be sent; the clients do so by themselves
     ├── Overloaded             a queue is full, or the machine is short of memory or descriptors; try again later
     ├── Cancelled              the caller, or the loss of the caller, stopped the work
     ├── TimedOut               the caller's own time limit passed before the answer came
@@ -25,6 +26,7 @@ A message says what was found, what was wanted, and what to do. `code` is the st
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -81,6 +83,22 @@ class ContextOverflow(RequestError):
     """Prompt plus answer is longer than the context; nothing was computed."""
 
     code = "context_overflow"
+
+
+class PicturesNeeded(RequestError):
+    """Pictures that the request names by their digests have to be sent: `digests`. The clients do so by themselves."""
+
+    code = "pictures_needed"
+
+    def __init__(self, message: str, digests: tuple[bytes, ...] = ()) -> None:
+        super().__init__(message)
+        self.digests = digests
+
+    @classmethod
+    def of(cls, digests: Iterable[bytes]) -> PicturesNeeded:
+        """Those of `digests`, each once."""
+        found = tuple(dict.fromkeys(digests))
+        return cls(f"{len(found)} pictures named by digest are not known here (any more); send them in full", found)
 
 
 class Overloaded(EdgeError):

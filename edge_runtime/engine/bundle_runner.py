@@ -107,9 +107,10 @@ class BundleRunner:
     def prepare(self, request: GenerationRequest, cancel: CancelToken | None = None) -> TokenLog:
         """Template, token ids, positions; reads image headers only.
 
-        Raises `BadImage`, `BadPrompt`, `BadParameter`, `ContextOverflow` for what cannot fit by far, or `Cancelled`.
+        Raises `BadImage`, `BadPrompt`, `BadParameter`, `ContextOverflow` for what cannot fit by far, `PicturesNeeded`,
+        or `Cancelled`.
         """
-        plans = self.media.plan(request.messages, self._max_context, cancel or CancelToken())
+        plans = self.media.plan(request.messages, self._max_context, cancel or CancelToken(), request.options.salt)
         prompt = self._prompts.build(
             request.messages,
             [plan.placeholder for plan in plans],

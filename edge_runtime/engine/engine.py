@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 from edge_runtime.engine.chat import Chat, Clock, Phase
@@ -43,9 +43,12 @@ _MEDIA_WAIT_S = 0.02
 class Engine:
     """Answers several chats at a time with one model. Every submitted request ends in one `Finished` or `Failed`."""
 
-    def __init__(self, runner: ModelRunner, settings: EngineSettings) -> None:
-        """The engine has `runner` and its KV cache to itself."""
+    def __init__(
+        self, runner: ModelRunner, settings: EngineSettings, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """The engine has `runner` and its KV cache to itself; `clock` tells in seconds what a step took."""
         self._runner = runner
+        self._clock = clock
         self._settings = settings
         self._scheduler = Scheduler(runner.kv_cache, runner.max_context, settings)
         self._chats: dict[str, Chat] = {}
@@ -114,8 +117,10 @@ class Engine:
         """Do the next piece of work of every chat whose turn it is; return what there is to say."""
         self._end_cancelled()
         plan = self._schedule()
+        started_s = self._clock()
         results = self._run(plan)
         self._postprocess(results)
+        self._scheduler.took(plan, self._clock() - started_s)
         events, self._events = self._events, []
         return events
 

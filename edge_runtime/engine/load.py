@@ -23,6 +23,9 @@ from edge_runtime.vision.image import ImageLimits
 
 _Planned = TypeVar("_Planned", bound="PlannedBundle")
 
+_SHARED_CHUNK = {"portable": None, "edge": 64}
+"""By flavour: tokens of a chunk while others decode. What ONNX Runtime's own kernels compute depends on the cuts."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedBundle:
@@ -81,7 +84,12 @@ def load_engine(bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan) -> E
     Raises `BundleError` if the graphs cannot be loaded.
     """
     runner = load_runner(bundle, profile, plan)
-    return Engine(runner, EngineSettings(prefill_chunk=plan.prefill_chunk_tokens, max_running=plan.max_chats))
+    settings = EngineSettings(
+        prefill_chunk=plan.prefill_chunk_tokens,
+        shared_chunk=_SHARED_CHUNK[bundle.manifest.flavour],
+        max_running=plan.max_chats,
+    )
+    return Engine(runner, settings)
 
 
 def load_runner(bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan) -> BundleRunner:

@@ -6,7 +6,7 @@ in parts. An error names the picture it is about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from time import perf_counter
 
@@ -14,17 +14,16 @@ import numpy as np
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.model_runner import MediaTimings
-from edge_runtime.engine.picture_cache import FeatureCache, KnownPictures, pixel_digest, source_digests
+from edge_runtime.engine.picture_cache import FeatureCache, KnownPictures, frame_digests, pixel_digest, source_digest
 from edge_runtime.engine.token_log import Media, TokenLog
-from edge_runtime.errors import BadImage, EdgeError
+from edge_runtime.errors import BadImage, EdgeError, PicturesNeeded
 from edge_runtime.families.qwen3_vl.config import VisionArchitecture
 from edge_runtime.families.qwen3_vl.processor import VisionSpan, patchify
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.conversation import ImagePart, Message, media_parts
+from edge_runtime.model.conversation import ImagePart, Message, Picture, PictureDigest, media_parts
 from edge_runtime.model.prompt import refuse_overflow
 from edge_runtime.vision.decoding import BadFrame, PictureDecoder
 from edge_runtime.vision.encoder import VisionEncoder
-from edge_runtime.vision.image import Pixels
 from edge_runtime.vision.plan import MediaPlan, MediaPlanner, VisionRun
 
 
@@ -52,23 +51,23 @@ class MediaEncoder:
         self._known = KnownPictures()
         self._cache = FeatureCache(cache_bytes)
 
-    def plan(self, messages: tuple[Message, ...], max_context: int, cancel: CancelToken) -> list[MediaPlan]:
+    def plan(
+        self, messages: tuple[Message, ...], max_context: int, cancel: CancelToken, salt: bytes = b""
+    ) -> list[MediaPlan]:
         """The vision runs of all images and videos; each picture's header is read once, however many parts have it.
 
-        Raises `BadImage`, `ContextOverflow` as soon as they are more than `max_context` tokens, or `Cancelled`.
+        Raises `BadImage`, `ContextOverflow` as soon as they are more than `max_context` tokens, `Cancelled`, or
+        `PicturesNeeded` for pictures that never came with `salt`, or not lately.
         """
         parts = list(media_parts(messages))
         places: dict[int, str] = {}
-        pictures: dict[int, bytes | Pixels] = {}
+        pictures: dict[int, Picture] = {}
         for place, part in parts:
             frames = (part.data,) if isinstance(part, ImagePart) else part.frames
             for number, frame in enumerate(frames, 1):
                 pictures.setdefault(id(frame), frame)
                 places.setdefault(id(frame), place if isinstance(part, ImagePart) else f"{place}, frame {number}")
-        try:
-            sizes = dict(zip(pictures, self._decoder.sizes(list(pictures.values()), cancel), strict=True))
-        except BadFrame as error:
-            raise BadImage(f"{list(places.values())[error.index]}: {error}") from error
+        sizes = self._sizes(pictures, places, cancel, salt)
         plans, num_tokens = [], 0
         for place, part in parts:
             cancel.raise_if_cancelled()
@@ -79,20 +78,31 @@ class MediaEncoder:
         return plans
 
     def media(self, spans: Sequence[VisionSpan], runs: Sequence[VisionRun], salt: bytes) -> list[Media]:
-        """`runs` at their places in a log, and what their pixels are if they were seen before. For any thread."""
-        sources = source_digests(runs, salt)
-        return [
-            Media(span, run, source, self._known.digest(source))
-            for span, run, source in zip(spans, runs, sources, strict=True)
-        ]
+        """`runs` at their places in a log, and what their pixels are if they were seen before. For any thread.
+
+        Raises `PicturesNeeded` where they were not, and the picture itself is not there either.
+        """
+        digests = frame_digests(frame for run in runs for frame in run.frames)
+        media = []
+        for span, run in zip(spans, runs, strict=True):
+            for frame in run.frames:
+                self._known.note_size(digests[id(frame)], salt, run.source_size)
+            source = source_digest(run, digests, salt)
+            media.append(Media(span, run, source, self._known.digest(source)))
+        _need(one for one in media if one.digest is None)
+        return media
 
     def start(self, log: TokenLog) -> None:
-        """Begin to decode the next image or frame pair of `log`, if it has to be."""
+        """Begin to decode the next image or frame pair of `log`, if it has to be.
+
+        Raises `PicturesNeeded` if that, or one that follows, has to be decoded and is not there.
+        """
         media = log.next_media
         if media is not None:
             media.is_started = True
+            self._need_pictures(log)
             if media.pixels is None and media.encoding is None and media.digest not in self._cache:
-                self._decode(media)
+                self._decode(log, media)
 
     def wait(self, log: TokenLog, timeout_s: float) -> None:
         """Wait until `log.next_media` is ready, or the time has passed."""
@@ -112,7 +122,7 @@ class MediaEncoder:
         decode_ms = resize_ms = 0.0
         if media.encoding is None and not self._recall(media):
             if media.pixels is None and media.is_started:  # its features were there when it was started, and are gone
-                self._decode(media)
+                self._decode(log, media)
                 return MediaTimings(0.0, 0.0, 0.0)
             decode_ms, resize_ms = self._begin(log, media)
             self._recall(media)  # by its pixels, if not by its bytes
@@ -144,18 +154,18 @@ class MediaEncoder:
         run, vision = media.run, self._vision
         assert run is not None
         if media.pixels is None:
-            self._decode(media)
+            self._decode(log, media)
         assert media.pixels is not None
         with _named(run.place):
             pictures = media.pixels.result()
         media.pixels = None
         for following in log.media[log.media.index(media) + 1 :]:
             if following.pixels is None and following.digest not in self._cache:
-                self._decode(following)  # while this one is encoded
+                self._decode(log, following)  # while this one is encoded
                 break
         started = perf_counter()
         if any(isinstance(frame, np.ndarray) and frame.flags.writeable for frame in run.frames) and (
-            source_digests([run], log.salt) != [media.source]
+            source_digest(run, frame_digests(run.frames), log.salt) != media.source
         ):
             raise BadImage(f"{run.place}: its pixels were changed after the request was made; give a copy of the array")
         media.digest = pixel_digest(pictures.frames, run.normalization, log.salt)
@@ -177,11 +187,45 @@ class MediaEncoder:
         media.features, media.pixels, media.encoding, media.run = features, None, None, None
         return True
 
-    def _decode(self, media: Media) -> None:
+    def _decode(self, log: TokenLog, media: Media) -> None:
+        self._need_pictures(log)
         run = media.run
         assert run is not None
+        frames = [frame for frame in run.frames if not isinstance(frame, PictureDigest)]
         with _named(run.place):
-            media.pixels = self._decoder.start(run.frames, run.height, run.width)
+            media.pixels = self._decoder.start(frames, run.height, run.width)
+
+    def _need_pictures(self, log: TokenLog) -> None:
+        """Raise `PicturesNeeded` for all that `log` has by digest alone and that have to be decoded."""
+        _need(one for one in log.media if one.encoding is None and one.digest not in self._cache)
+
+    def _sizes(
+        self, pictures: Mapping[int, Picture], places: Mapping[int, str], cancel: CancelToken, salt: bytes
+    ) -> dict[int, tuple[int, int]]:
+        """Height and width of each picture; its place is for errors."""
+        sizes, needed, sent = {}, [], {}
+        for key, picture in pictures.items():
+            if not isinstance(picture, PictureDigest):
+                sent[key] = picture
+            elif (size := self._known.size(picture.digest, salt)) is not None:
+                sizes[key] = size
+            else:
+                needed.append(picture.digest)
+        if needed:
+            raise PicturesNeeded.of(needed)
+        try:
+            sizes.update(zip(sent, self._decoder.sizes(list(sent.values()), cancel), strict=True))
+        except BadFrame as error:
+            raise BadImage(f"{places[list(sent)[error.index]]}: {error}") from error
+        return sizes
+
+
+def _need(media: Iterable[Media]) -> None:
+    """Raise `PicturesNeeded` for the frames that those of `media` that are not encoded have by digest alone."""
+    runs = [one.run for one in media if one.run is not None]
+    needed = [frame.digest for run in runs for frame in run.frames if isinstance(frame, PictureDigest)]
+    if needed:
+        raise PicturesNeeded.of(needed)
 
 
 @contextmanager

@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import numpy as np
 
 from edge_runtime.families.qwen3_vl.processor import Normalization
+from edge_runtime.model.conversation import Picture, PictureDigest
 from edge_runtime.vision.encoder import VisionFeatures
 from edge_runtime.vision.image import Pixels
 from edge_runtime.vision.plan import VisionRun
 
 _DIGEST_BYTES = 16
 _MAX_KNOWN = 4096
-"""Pictures whose pixels' digests are remembered: 32 bytes each, and the dictionary's."""
+"""Pictures whose pixels' digests are remembered, and whose sizes: some 100 bytes each, and the dictionary's."""
 
 
 def pixel_digest(frames: tuple[Pixels, ...], normalization: Normalization, salt: bytes = b"") -> bytes:
@@ -32,52 +34,67 @@ def pixel_digest(frames: tuple[Pixels, ...], normalization: Normalization, salt:
     return digest.digest()
 
 
-def source_digests(runs: Sequence[VisionRun], salt: bytes = b"") -> list[bytes]:
-    """Per run, of all that its resized frames depend on: the frames as they came, and their size in the model.
-
-    However many runs have a frame, it is read once.
-    """
-    of_frame: dict[int, bytes] = {}
-    digests = []
-    for run in runs:
-        digest = hashlib.blake2b(repr((run.height, run.width)).encode(), digest_size=_DIGEST_BYTES, salt=salt)
-        digest.update(run.normalization.scale.tobytes() + run.normalization.offset.tobytes())
-        for frame in run.frames:
-            if id(frame) not in of_frame:
-                of_frame[id(frame)] = _frame_digest(frame)
-            digest.update(of_frame[id(frame)])
-        digests.append(digest.digest())
-    return digests
+def frame_digests(frames: Iterable[Picture]) -> dict[int, bytes]:
+    """By the `id` of each frame the digest of what it is; however often it comes, it is read once."""
+    found: dict[int, bytes] = {}
+    for frame in frames:
+        if id(frame) not in found:
+            found[id(frame)] = (frame if isinstance(frame, PictureDigest) else PictureDigest.of(frame)).digest
+    return found
 
 
-def _frame_digest(frame: bytes | Pixels) -> bytes:
-    kind = f"pixels {frame.shape}" if isinstance(frame, np.ndarray) else "file"
-    digest = hashlib.blake2b(kind.encode(), digest_size=_DIGEST_BYTES)
-    digest.update(np.ascontiguousarray(frame).data if isinstance(frame, np.ndarray) else frame)
+def source_digest(run: VisionRun, frames: Mapping[int, bytes], salt: bytes = b"") -> bytes:
+    """Of all that its resized frames depend on: the `frame_digests` of those that came, and their size in the model."""
+    digest = hashlib.blake2b(repr((run.height, run.width)).encode(), digest_size=_DIGEST_BYTES, salt=salt)
+    digest.update(run.normalization.scale.tobytes() + run.normalization.offset.tobytes())
+    for frame in run.frames:
+        digest.update(frames[id(frame)])
     return digest.digest()
 
 
 class KnownPictures:
-    """What the pixels of pictures were, by the pictures as they came, so that none is decoded twice. For any thread."""
+    """What is known of pictures by their digests, so that none need be decoded, or sent, twice. For any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._digests: OrderedDict[bytes, bytes] = OrderedDict()
+        self._sizes: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
 
     def digest(self, source: bytes) -> bytes | None:
         """The digest of the pixels that come of `source`, if it is known."""
         with self._lock:
-            if source in self._digests:
-                self._digests.move_to_end(source)
-            return self._digests.get(source)
+            return _used(self._digests, source)
 
     def note(self, source: bytes, digest: bytes) -> None:
         """Remember it."""
         with self._lock:
-            self._digests[source] = digest
-            self._digests.move_to_end(source)
-            while len(self._digests) > _MAX_KNOWN:
-                self._digests.popitem(last=False)
+            _keep(self._digests, source, digest)
+
+    def size(self, frame: bytes, salt: bytes) -> tuple[int, int] | None:
+        """Height and width, upright, of a frame by its digest, if it came before with that salt."""
+        with self._lock:
+            return _used(self._sizes, salt + frame)
+
+    def note_size(self, frame: bytes, salt: bytes, size: tuple[int, int]) -> None:
+        """Remember it."""
+        with self._lock:
+            _keep(self._sizes, salt + frame, size)
+
+
+_V = TypeVar("_V")
+
+
+def _used(known: OrderedDict[bytes, _V], key: bytes) -> _V | None:
+    if key in known:
+        known.move_to_end(key)
+    return known.get(key)
+
+
+def _keep(known: OrderedDict[bytes, _V], key: bytes, value: _V) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    while len(known) > _MAX_KNOWN:
+        known.popitem(last=False)
 
 
 class FeatureCache:

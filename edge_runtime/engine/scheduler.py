@@ -9,21 +9,28 @@ Policy:
   for one chunk of every other between two of its own, and a short question passes a long one. Who waits for an image
   to be decoded, which happens elsewhere, is passed over; one image at a time is being encoded, and just before the
   chunk that needs it, for the memory it takes.
+- A third of the time belongs to those that decode: after a step with such a part or chunk come as many without as it
+  takes until each has drawn a third of the tokens that it would have with nobody beside them (decision 68). The rest
+  belongs to the others, however many decode, and what is owed to those that decode never grows by their number or age.
 - Chunks are cut at `prefill_chunk` tokens from where a chat begins to compute, whatever else runs: other chats do not
-  change a chat's numbers. (Where that is may depend on what was in the cache: decision 66.)
+  change a chat's numbers. (Where that is may depend on what was in the cache: decision 66.) Where the cut does not
+  change them either, they are cut at `shared_chunk` tokens while others decode, who then wait less at a time.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_runtime.engine.chat import Chat, Phase
 from edge_runtime.engine.request import DEFAULT_MAX_TOKENS
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import ContextOverflow, InternalError, Overloaded
 from edge_runtime.model.kv_cache import KVCache
+
+_DECODING_SHARE = 1 / 3
+"""What decoding chats get of the time when others prefill or have images encoded: at least so much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +43,19 @@ class Plan:
     """Who runs how many tokens: all decoding chats one, at most one prefilling chat a chunk."""
     wait_for: Chat | None = None
     """Where there is nothing else to do: the chat whose image is being decoded."""
+    num_decoding: int = 0
+    """How many of those shares are of decoding chats."""
+
+    @property
+    def decodes_only(self) -> bool:
+        """Whether nobody gets a chunk, or a part of a vision run."""
+        return self.encode is None and len(self.shares) == self.num_decoding
 
 
 class Scheduler:
     """The queues of an engine: waiting chats of each client, and running ones in order of their turn."""
 
-    __slots__ = ("_kv_cache", "_max_context", "_running", "_settings", "_waiting")
+    __slots__ = ("_alone", "_kv_cache", "_max_context", "_owed_s", "_running", "_settings", "_waiting")
 
     def __init__(self, kv_cache: KVCache, max_context: int, settings: EngineSettings) -> None:
         """`max_context`: longest prompt plus answer the model takes, in tokens."""
@@ -50,6 +64,8 @@ class Scheduler:
         self._settings = settings
         self._waiting: OrderedDict[Hashable, deque[Chat]] = OrderedDict()  # by client; whose turn is next comes first
         self._running: deque[Chat] = deque()
+        self._owed_s = 0.0  # what decoding chats have had too little of the time
+        self._alone = (0, 0.0)  # so many decoding chats have just taken so many seconds for a step
 
     @property
     def num_running(self) -> int:
@@ -135,18 +151,35 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The work of the next step. The chat that gets a vision run or a chunk goes to the end of the line."""
-        shares = [(chat, 1) for chat in self._running if chat.phase is Phase.DECODE]
+        decoding = tuple((chat, 1) for chat in self._running if chat.phase is Phase.DECODE)
+        only_decode = Plan(None, decoding, num_decoding=len(decoding))
+        if decoding and self._owed_s > 0:
+            return only_decode
         others = [chat for chat in self._running if chat.phase is not Phase.DECODE]
         begun = next((chat for chat in others if _is_being_encoded(chat)), None)
         chat = next((chat for chat in others if chat.phase is not Phase.ENCODE or _may_encode(chat, begun)), None)
         if chat is None:
-            return Plan(None, tuple(shares), wait_for=others[0] if others and not shares else None)
+            return replace(only_decode, wait_for=others[0] if others and not decoding else None)
         self._running.remove(chat)
         self._running.append(chat)
         if chat.phase is Phase.ENCODE:
-            return Plan(chat, tuple(shares))
-        shares.append((chat, chat.num_next))
-        return Plan(None, tuple(shares))
+            return replace(only_decode, encode=chat)
+        chunk = min(chat.num_next, self._settings.shared_chunk or chat.num_next) if decoding else chat.num_next
+        return replace(only_decode, shares=(*decoding, (chat, chunk)))
+
+    def took(self, plan: Plan, seconds: float) -> None:
+        """Count what the step of `plan` took: those that decode are owed a share of it, and got what a token takes."""
+        if not plan.num_decoding:
+            self._owed_s = 0.0
+            return
+        got_s = 0.0
+        if plan.decodes_only:
+            got_s = seconds
+        elif self._alone[0] == plan.num_decoding:
+            got_s = self._alone[1]
+        # Good for one step with others: a slow moment must not count for longer.
+        self._alone = (plan.num_decoding, seconds) if plan.decodes_only else (0, 0.0)
+        self._owed_s = max(0.0, self._owed_s + seconds * _DECODING_SHARE - got_s)
 
 
 def _is_being_encoded(chat: Chat) -> bool:

@@ -6,6 +6,7 @@ of them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +26,27 @@ class TextPart:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class PictureDigest:
+    """Stands for a picture that was sent before: the digest, of 16 bytes, of what was sent, shape and all.
+
+    It comes off the wire; callers give pictures. What cannot be answered without the picture is `PicturesNeeded`.
+    """
+
+    digest: bytes
+
+    @classmethod
+    def of(cls, picture: bytes | NDArray[np.uint8]) -> PictureDigest:
+        """That of a file's bytes, or of pixels. docs/protocol.md tells how it is made."""
+        kind = f"pixels {picture.shape}" if isinstance(picture, np.ndarray) else "file"
+        digest = hashlib.blake2b(kind.encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(picture).data if isinstance(picture, np.ndarray) else picture)
+        return cls(digest.digest())
+
+
+Picture = bytes | NDArray[np.uint8] | PictureDigest
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ImagePart:
     """One image: an encoded file (PNG, JPEG, WEBP, BMP, GIF) or decoded pixels, uint8 [H, W, 3] RGB.
@@ -34,7 +56,7 @@ class ImagePart:
     `max_pixels` and `min_pixels` narrow the bundle's own limits for this image only.
     """
 
-    data: bytes | NDArray[np.uint8]
+    data: Picture
     min_pixels: int | None = None
     max_pixels: int | None = None
 
@@ -46,7 +68,7 @@ class VideoPart:
     The frames are used as given; sampling them from a file is `edge_runtime.vision.video`'s work.
     """
 
-    frames: tuple[bytes | NDArray[np.uint8], ...]
+    frames: tuple[Picture, ...]
     timestamps_s: tuple[float, ...]
 
 

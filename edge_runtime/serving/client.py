@@ -19,9 +19,10 @@ from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import DEFAULT_ADDRESS
 from edge_runtime.serving.chat import Chat
 from edge_runtime.serving.client_core import Reply, Timeouts
-from edge_runtime.serving.conversion import request_frames
+from edge_runtime.serving.conversion import outgoing_request
 from edge_runtime.serving.images import ImageSource, question
 from edge_runtime.serving.link import Deliver, Link
+from edge_runtime.serving.outgoing import Outgoing
 
 
 class BaseStream:
@@ -81,16 +82,16 @@ class BaseClient:
         self._close = weakref.finalize(self, self._link.close)
 
     def _begin(self, kind: type[_Stream], messages: Chat, options: GenerationOptions) -> _Stream:
-        """Send a request; its replies go to a new stream. Raises as `request_frames` does."""
+        """Send a request; its replies go to a new stream. Raises as `outgoing_request` does."""
         request_id = str(next(self._numbers))
-        frames = request_frames(request_id, messages, options)
+        outgoing = outgoing_request(request_id, messages, options)
         stream = kind(self, self._link, request_id)
-        self._link.start(request_id, frames, stream.deliver)
+        self._link.start(request_id, outgoing, stream.deliver)
         return stream
 
     def _begin_info(self, deliver: Deliver) -> None:
         request_id = str(next(self._numbers))
-        self._link.start(request_id, [wire.encode(wire.Info(request_id=request_id))], deliver)
+        self._link.start(request_id, Outgoing(wire.encode(wire.Info(request_id=request_id))), deliver)
 
 
 def info_of(reply: Reply) -> wire.InfoReply:

@@ -10,18 +10,20 @@ import logging
 from dataclasses import dataclass, replace
 
 from edge_runtime.engine.events import Delta, Failed, Finished
-from edge_runtime.errors import BadParameter, ConnectionLost, EdgeError, ProtocolError, TimedOut
+from edge_runtime.errors import BadParameter, Cancelled, ConnectionLost, EdgeError, ProtocolError, TimedOut
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import why_unreachable
 from edge_runtime.serving.conversion import error_from_wire
+from edge_runtime.serving.outgoing import Outgoing, SentPictures
 
 logger = logging.getLogger(__name__)
 
 Reply = Delta | Finished | Failed | wire.InfoReply
 
 _MAX_PING_INTERVAL_S = 5.0
-_NEEDED_TYPES = ("delta", "finished", "failed", "info_reply")
+_NEEDED_TYPES = ("delta", "finished", "failed", "need", "info_reply")
 """Messages that a request cannot do without."""
+_NOTHING = Outgoing(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class _Waiting:
     since_s: float
     limit_s: float | None
     timeout: type[EdgeError]
+    accepted_s: float | None = None
+    """When the server first accepted it."""
 
     @property
     def due_s(self) -> float:
@@ -68,6 +72,9 @@ class ClientCore:
         self._address = address
         self._timeouts = timeouts
         self._waiting: dict[str, _Waiting] = {}
+        self._pictures = SentPictures()
+        self._again: list[tuple[str, list[bytes]]] = []
+        self._cancelled: set[str] = set()
         self._last_heard_s = 0.0
         self._next_ping_s = 0.0
         self._ping_interval_s = _MAX_PING_INTERVAL_S
@@ -77,16 +84,29 @@ class ClientCore:
         """Whether nothing is in flight."""
         return not self._waiting
 
-    def begin(self, request_id: str, now_s: float) -> None:
-        """A request (or an `Info`) is about to be sent."""
+    def begin(self, request_id: str, now_s: float, outgoing: Outgoing = _NOTHING) -> list[bytes]:
+        """A request (or an `Info`) is about to be sent; returns its frames."""
         if self.idle:
             self._last_heard_s = now_s
             self._next_ping_s = now_s + self._ping_interval_s
         self._waiting[request_id] = _Waiting("accept", now_s, self._timeouts.connect_s, ConnectionLost)
+        return self._pictures.message(request_id, outgoing)
+
+    def cancel(self, request_id: str) -> None:
+        """A `Cancel` is about to be sent; a request that the server wants again by then is not sent again."""
+        if request_id in self._waiting:
+            self._cancelled.add(request_id)
 
     def forget(self, request_id: str) -> bool:
         """Nobody waits for this request any more; True if it was in flight, so that a `Cancel` should be sent."""
+        self._pictures.ended(request_id)
+        self._cancelled.discard(request_id)
         return self._waiting.pop(request_id, None) is not None
+
+    def take_again(self) -> list[tuple[str, list[bytes]]]:
+        """Requests to be sent once more, whole: the id and the frames of each."""
+        again, self._again = self._again, []
+        return again
 
     def receive(self, frames: list[bytes], now_s: float) -> list[Reply]:
         """What a message from the server means for whom; nothing for requests that are forgotten."""
@@ -102,12 +122,18 @@ class ClientCore:
         if isinstance(message, wire.Accepted):
             self._ping_interval_s = min(_MAX_PING_INTERVAL_S, message.client_timeout_s / 4)
             self._next_ping_s = min(self._next_ping_s, now_s + self._ping_interval_s)
-            self._waiting[message.request_id] = _Waiting("first token", now_s, self._timeouts.first_token_s, TimedOut)
+            self._pictures.accepted(message.request_id, message.takes_digests)
+            first_s = self._waiting[message.request_id].accepted_s
+            since_s, limit_s = now_s if first_s is None else first_s, self._timeouts.first_token_s
+            self._waiting[message.request_id] = _Waiting("first token", since_s, limit_s, TimedOut, since_s)
             return []
         if isinstance(message, Delta):
+            self._pictures.ended(message.request_id)
             self._waiting[message.request_id] = _Waiting("next token", now_s, self._timeouts.idle_s, TimedOut)
             return [message]
-        del self._waiting[message.request_id]
+        if isinstance(message, wire.Need):
+            return self._needed(message.request_id, now_s)
+        self.forget(message.request_id)
         return [Failed(message.request_id, error_from_wire(message)) if isinstance(message, wire.Failed) else message]
 
     def tick(self, now_s: float) -> tuple[list[wire.ClientMessage], list[Reply]]:
@@ -116,7 +142,7 @@ class ClientCore:
         replies: list[Reply] = []
         for request_id, waiting in list(self._waiting.items()):
             if now_s >= waiting.due_s:
-                del self._waiting[request_id]
+                self.forget(request_id)
                 messages.append(wire.Cancel(request_id=request_id))
                 replies.append(Failed(request_id, self._too_late(waiting)))
         if not self.idle and now_s >= self._next_ping_s:
@@ -139,13 +165,31 @@ class ClientCore:
         """The driver slept so long that nothing could be heard meanwhile: everything is due so much later."""
         self._last_heard_s += late_s
         for request_id, waiting in self._waiting.items():
-            self._waiting[request_id] = replace(waiting, since_s=waiting.since_s + late_s)
+            accepted_s = None if waiting.accepted_s is None else waiting.accepted_s + late_s
+            self._waiting[request_id] = replace(waiting, since_s=waiting.since_s + late_s, accepted_s=accepted_s)
 
     def lose(self, what: str) -> list[Reply]:
-        """The connection is lost: everything in flight fails."""
+        """The connection is lost: everything in flight fails, and the next server has none of our pictures."""
         lost = list(self._waiting)
         self._waiting.clear()
+        self._cancelled.clear()
+        self._again.clear()
+        self._pictures = SentPictures()
         return [Failed(request_id, ConnectionLost(f"{what}; send the request again")) for request_id in lost]
+
+    def _needed(self, request_id: str, now_s: float) -> list[Reply]:
+        """The server has ended a request for want of its pictures: it is sent again with them, once."""
+        again = self._pictures.again(request_id)
+        if request_id in self._cancelled or again is None:
+            error = (
+                Cancelled("the request was cancelled") if again else ProtocolError("the server wants pictures it got")
+            )
+            self.forget(request_id)
+            return [Failed(request_id, error)]
+        self._again.append((request_id, again))
+        accepted_s = self._waiting[request_id].accepted_s
+        self._waiting[request_id] = _Waiting("accept", now_s, self._timeouts.connect_s, ConnectionLost, accepted_s)
+        return []
 
     def _too_late(self, waiting: _Waiting) -> EdgeError:
         if waiting.timeout is ConnectionLost:
@@ -159,5 +203,5 @@ class ClientCore:
         if found.type not in _NEEDED_TYPES or found.request_id not in self._waiting:
             logger.warning("ignored a message of the server: %s", why)
             return []
-        del self._waiting[found.request_id]
+        self.forget(found.request_id)
         return [Failed(found.request_id, ProtocolError(f"the server sent a damaged {found.type!r} message: {why}"))]

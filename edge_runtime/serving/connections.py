@@ -70,6 +70,7 @@ class Tally:
     accepted: int = 0
     finished: int = 0
     failed: int = 0
+    """Also those that a client was asked to send again, with pictures."""
     lost: int = 0
     """Ended with nobody left to tell."""
     refused: int = 0

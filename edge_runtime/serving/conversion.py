@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime import errors
 from edge_runtime.engine.events import Delta, Event, Failed, Finished
 from edge_runtime.engine.request import GenerationOptions, GenerationRequest
-from edge_runtime.errors import BadImage, EdgeError, ProtocolError
-from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart, VideoPart
+from edge_runtime.errors import BadImage, EdgeError, PicturesNeeded, ProtocolError
+from edge_runtime.model.conversation import ImagePart, Message, Part, Picture, PictureDigest, TextPart, VideoPart
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.chat import ROLES, Chat, messages_of
+from edge_runtime.serving.outgoing import Outgoing, OutgoingFrames
 
 # ---- requests: wire -> engine ----------------------------------------------------------------------------------
 
@@ -57,8 +57,15 @@ class _Pictures:
     def __init__(self, frames: Sequence[memoryview]) -> None:
         self._frames = frames
         self._encoded: dict[int, bytes] = {}
+        self._by_digest: dict[bytes, PictureDigest] = {}
 
-    def get(self, frame: wire.Frame) -> bytes | NDArray[np.uint8]:
+    def get(self, frame: wire.Frame) -> Picture:
+        if frame.digest is not None:
+            if (frame.index, frame.width, frame.height) != (None, None, None):
+                raise ProtocolError("a picture by digest has neither index nor width nor height: the digest is of all")
+            return self._by_digest.setdefault(frame.digest, PictureDigest(frame.digest))
+        if frame.index is None:
+            raise ProtocolError("a frame has neither index nor digest; it needs one of them")
         if frame.index >= len(self._frames):
             raise ProtocolError(f"a part refers to binary frame {frame.index}, but the message has {len(self._frames)}")
         data = self._frames[frame.index]
@@ -79,26 +86,25 @@ class _Pictures:
 # ---- requests: engine -> wire ----------------------------------------------------------------------------------
 
 
-def request_frames(request_id: str, messages: Chat, options: GenerationOptions) -> list[bytes]:
+def outgoing_request(request_id: str, messages: Chat, options: GenerationOptions) -> Outgoing:
     """The whole message of a client that asks for an answer.
 
     Raises `BadParameter`, `BadPrompt` or `BadImage` for whatever can be seen here.
     """
-    header, frames = request_to_wire(GenerationRequest(request_id, messages_of(messages), options))
-    encoded = wire.encode(header)
-    if len(encoded) > (most := wire.DEFAULT_LIMITS.max_header_bytes):
+    outgoing = request_to_wire(GenerationRequest(request_id, messages_of(messages), options))
+    if len(outgoing.header) > (most := wire.DEFAULT_LIMITS.max_header_bytes):
         raise errors.BadPrompt(
-            f"the text of the request takes {len(encoded)} bytes; a server takes {most}: send less text"
+            f"the text of the request takes {len(outgoing.header)} bytes; a server takes {most}: send less text"
         )
-    return [encoded, *frames]
+    return outgoing
 
 
-def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[bytes]]:
+def request_to_wire(request: GenerationRequest) -> Outgoing:
     """The header and the binary frames of a request. Pixels are copied, so the caller may reuse its arrays.
 
     Raises `BadImage` for an array that is not uint8 [H, W, 3].
     """
-    frames: list[bytes] = []
+    frames = OutgoingFrames()
     header = wire.Generate(
         request_id=request.request_id,
         messages=tuple(
@@ -107,35 +113,24 @@ def request_to_wire(request: GenerationRequest) -> tuple[wire.Generate, list[byt
         ),
         **msgspec.structs.asdict(request.options),
     )
-    return header, frames
+    return Outgoing.of(header, frames)
 
 
-def _part_to_wire(part: Part, frames: list[bytes]) -> wire.Text | wire.Image | wire.Video:
+def _part_to_wire(part: Part, frames: OutgoingFrames) -> wire.Text | wire.Image | wire.Video:
     if isinstance(part, TextPart):
         return wire.Text(text=part.text)
     if isinstance(part, ImagePart):
-        frame = _picture_to_wire(part.data, frames)
-        return wire.Image(frame=frame, min_pixels=part.min_pixels, max_pixels=part.max_pixels)
-    pictures = tuple(_picture_to_wire(picture, frames) for picture in part.frames)
-    return wire.Video(frames=pictures, timestamps_s=part.timestamps_s)
-
-
-def _picture_to_wire(data: bytes | NDArray[np.uint8], frames: list[bytes]) -> wire.Frame:
-    index = len(frames)
-    if isinstance(data, bytes):
-        frames.append(data)
-        return wire.Frame(index=index)
-    if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3 or not data.size:
-        raise BadImage(f"an array of {data.dtype} {list(data.shape)} is not a picture; wanted uint8 [H, W, 3], RGB")
-    frames.append(data.tobytes())
-    return wire.Frame(index=index, width=data.shape[1], height=data.shape[0])
+        return wire.Image(frame=frames.add(part.data), min_pixels=part.min_pixels, max_pixels=part.max_pixels)
+    return wire.Video(frames=tuple(map(frames.add, part.frames)), timestamps_s=part.timestamps_s)
 
 
 # ---- events ----------------------------------------------------------------------------------------------------
 
 
-def event_to_wire(event: Event, client_id: str) -> Delta | Finished | wire.Failed:
+def event_to_wire(event: Event, client_id: str) -> Delta | Finished | wire.Failed | wire.Need:
     """What the client with its own id for the request is told."""
+    if isinstance(event, Failed) and isinstance(event.error, PicturesNeeded):
+        return wire.Need(request_id=client_id, digests=event.error.digests)
     if isinstance(event, Failed):
         return failure_to_wire(event.error, client_id)
     return msgspec.structs.replace(event, request_id=client_id)

@@ -23,6 +23,7 @@ from edge_runtime.errors import BadParameter, ConnectionLost, EdgeError
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.address import check_address
 from edge_runtime.serving.client_core import ClientCore, Reply, Timeouts
+from edge_runtime.serving.outgoing import Outgoing
 from edge_runtime.serving.sockets import Dealer, Wakeup
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Link:
         self._wakeup: Wakeup | None = None
         self._lock = threading.Lock()
 
-    def start(self, request_id: str, frames: Sequence[bytes], deliver: Deliver) -> None:
+    def start(self, request_id: str, outgoing: Outgoing, deliver: Deliver) -> None:
         """Send a request; `deliver` gets its replies, the last one a `Finished`, `Failed` or `InfoReply`.
 
         Raises `ConnectionLost` after `close`, and where the system gives us no thread or descriptor.
@@ -66,11 +67,11 @@ class Link:
                 raise ConnectionLost("this client is closed; make a new one")
             if self._thread is None:
                 self._start_thread()
-            self._do(partial(self._start, request_id, frames, deliver))
+            self._do(partial(self._start, request_id, outgoing, deliver))
 
     def cancel(self, request_id: str) -> None:
         """Ask the server to stop a request; its ending is still delivered."""
-        self._do(partial(self._send, wire.Cancel(request_id=request_id)))
+        self._do(partial(self._cancel, request_id))
 
     def forget(self, request_id: str) -> None:
         """Stop a request if it is in flight, and deliver nothing more of it."""
@@ -152,10 +153,10 @@ class Link:
         if due_s is not None and (late_s := time.monotonic() - max(due_s, started_s)) > _LATE_S:
             self._core.postpone(late_s)  # what has arrived meanwhile is still to be read
 
-    def _start(self, request_id: str, frames: Sequence[bytes], deliver: Deliver) -> None:
+    def _start(self, request_id: str, outgoing: Outgoing, deliver: Deliver) -> None:
         self._deliver[request_id] = deliver
         try:
-            self._ask(request_id, frames)
+            self._ask(request_id, outgoing)
         except EdgeError as error:
             failure = error
         except Exception as error:
@@ -168,14 +169,17 @@ class Link:
         self._core.forget(request_id)
         self._route([Failed(request_id, failure)])
 
-    def _ask(self, request_id: str, frames: Sequence[bytes]) -> None:
+    def _ask(self, request_id: str, outgoing: Outgoing) -> None:
         if self._closed:
             raise ConnectionLost("the client was closed")
         if self._connection is None:
             self._connection = Dealer(self._address)
-        self._core.begin(request_id, time.monotonic())
-        if not self._connection.send(frames):
+        if not self._connection.send(self._core.begin(request_id, time.monotonic(), outgoing)):
             raise ConnectionLost(f"the server at {self._address} takes no messages")
+
+    def _cancel(self, request_id: str) -> None:
+        self._core.cancel(request_id)
+        self._send(wire.Cancel(request_id=request_id))
 
     def _send(self, message: wire.ClientMessage) -> None:
         if self._connection is not None:
@@ -192,6 +196,10 @@ class Link:
         ended = self._connection.ended()  # asked first: what arrived before the end is then read below
         for frames in self._connection.receive():
             self._route(self._core.receive(frames, time.monotonic()))
+        for request_id, again in self._core.take_again():
+            if not self._connection.send(again) and self._core.forget(request_id):
+                error = ConnectionLost(f"the server at {self._address} takes no messages")
+                self._route([Failed(request_id, error)])
         if ended:
             self._lose(f"the connection to {self._address} was lost")
 

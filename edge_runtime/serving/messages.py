@@ -22,6 +22,7 @@ MAX_ID_LENGTH = 128
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
 _MIB = 2**20
 _Index = Annotated[int, msgspec.Meta(ge=0)]
+_Digest = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
@@ -35,12 +36,13 @@ class _Message(
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One picture: the binary frame of that index (the first one after the header is 0).
+    """One picture: the binary frame of that index (the first one after the header is 0), or one sent before, by digest.
 
     With `width` and `height` the frame holds raw RGB, uint8 [height, width, 3]; without, an encoded image file.
     """
 
-    index: _Index
+    index: _Index | None = None
+    digest: _Digest | None = None
     width: _Size | None = None
     height: _Size | None = None
 
@@ -114,6 +116,15 @@ class Accepted(_Message, frozen=True, tag="accepted"):
 
     request_id: str
     client_timeout_s: float
+    takes_digests: bool = False
+    """Whether a frame that was sent before may be sent by its digest."""
+
+
+class Need(_Message, frozen=True, tag="need"):
+    """The end of a request that cannot be answered without these pictures, of which it has the digests alone."""
+
+    request_id: str
+    digests: tuple[bytes, ...]
 
 
 class Failed(_Message, frozen=True, tag="failed"):
@@ -213,7 +224,7 @@ class InfoReply(_Message, ModelInfo, frozen=True, kw_only=True, tag="info_reply"
 
 
 ClientMessage = Generate | Cancel | Ping | Info
-ServerMessage = Accepted | Delta | Finished | Failed | Pong | InfoReply
+ServerMessage = Accepted | Need | Delta | Finished | Failed | Pong | InfoReply
 
 
 class Peek(msgspec.Struct, frozen=True, rename={"request_id": "id"}):

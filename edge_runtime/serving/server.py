@@ -187,9 +187,9 @@ class Server:
         generation = request_from_wire(message, frames)
         request = self._connections.accept(identity, message.request_id, num_bytes, time.monotonic())
         self._engine.submit(replace(generation, request_id=request.engine_id), client=identity)
-        self._connections.post(
-            identity, wire.Accepted(request_id=message.request_id, client_timeout_s=self._settings.client_timeout_s)
-        )
+        timeout_s = self._settings.client_timeout_s
+        accepted = wire.Accepted(request_id=message.request_id, client_timeout_s=timeout_s, takes_digests=True)
+        self._connections.post(identity, accepted)
 
     def _check_room(self, connection: Connection | None, client_id: str, num_bytes: int) -> None:
         limits = self._settings.limits

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, JpegImagePlugin
 
 from edge_runtime.errors import BadImage, Overloaded
+from edge_runtime.model.conversation import Picture
 from edge_runtime.vision.headers import FORMATS, ImageLimits, check_size, read_header
 from edge_runtime.vision.pictures import decode_picture, refusals, to_rgb, upright
 
@@ -33,7 +34,7 @@ Pixels = NDArray[np.uint8]
 """uint8 [height, width, 3] RGB."""
 
 
-def image_size(data: bytes | Pixels, limits: ImageLimits) -> tuple[int, int]:
+def image_size(data: Picture, limits: ImageLimits) -> tuple[int, int]:
     """Height and width in pixels as `decode_image` will give them, read from the header alone.
 
     Raises `BadImage` for anything that is not an image of a known format, or is over a limit.

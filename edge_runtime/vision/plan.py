@@ -20,22 +20,24 @@ from edge_runtime.families.qwen3_vl.processor import (
     temporal_patch_times,
     video_target_size,
 )
-from edge_runtime.model.conversation import ImagePart, VideoPart
+from edge_runtime.model.conversation import ImagePart, Picture, VideoPart
 from edge_runtime.model.manifest import Manifest
-from edge_runtime.vision.image import ImageLimits, Pixels, image_size
+from edge_runtime.vision.image import ImageLimits, image_size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VisionRun:
     """One run of the vision graph: its frames, still encoded, and how to make pixel values of them."""
 
-    frames: tuple[bytes | Pixels, ...]
+    frames: tuple[Picture, ...]
     height: int
     width: int
     normalization: Normalization
     """Of the image or video processor."""
     place: str = ""
     """Which part of the chat it is, in words, for errors."""
+    source_size: tuple[int, int] = (0, 0)
+    """Height and width of a frame as decoded, upright."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class MediaPlan:
     placeholder: Placeholder
 
 
-SizeOf = Callable[[bytes | Pixels], tuple[int, int]]
+SizeOf = Callable[[Picture], tuple[int, int]]
 """Height and width of a picture in pixels. Raises `BadImage`."""
 
 
@@ -76,22 +78,25 @@ class MediaPlanner:
 
     def _plan_image(self, part: ImagePart, place: str, size_of: SizeOf) -> MediaPlan:
         allowed = self._image_range.narrowed(part.min_pixels, part.max_pixels)
-        size = image_target_size(*size_of(part.data), self._factor, allowed)
-        run = VisionRun((part.data,), *size, self._image_normalization, place)
+        source = size_of(part.data)
+        size = image_target_size(*source, self._factor, allowed)
+        run = VisionRun((part.data,), *size, self._image_normalization, place, source)
         return MediaPlan((run,), Placeholder("image", (self._token_grid(size),), ()))
 
     def _plan_video(self, part: VideoPart, place: str, size_of: SizeOf) -> MediaPlan:
         frames, depth = part.frames, self._vision.temporal_patch_size
-        size = self._video_size(part, size_of)
+        source = self._frame_size(part, size_of)
+        size = self._video_size(len(frames), source)
         starts = range(0, len(frames), depth)
         runs = tuple(
-            VisionRun(frames[start : start + depth], *size, self._video_normalization, place) for start in starts
+            VisionRun(frames[start : start + depth], *size, self._video_normalization, place, source)
+            for start in starts
         )
         times = temporal_patch_times(part.timestamps_s, depth)
         return MediaPlan(runs, Placeholder("video", (self._token_grid(size),) * len(runs), times))
 
-    def _video_size(self, part: VideoPart, size_of: SizeOf) -> tuple[int, int]:
-        """The height and width all frames are resized to."""
+    def _frame_size(self, part: VideoPart, size_of: SizeOf) -> tuple[int, int]:
+        """The height and width that all frames have."""
         num_frames = len(part.frames)
         if num_frames != len(part.timestamps_s):
             raise BadImage(
@@ -103,11 +108,14 @@ class MediaPlanner:
         if len(sizes) > 1:
             listed = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
             raise BadImage(f"the frames of a video must have one size, got {listed}")
-        height, width = sizes.pop() if sizes else (0, 0)
+        return sizes.pop() if sizes else (0, 0)
+
+    def _video_size(self, num_frames: int, source: tuple[int, int]) -> tuple[int, int]:
+        """The height and width that they are resized to."""
         max_pixels = min(self._video_range.max_pixels, num_frames * self._max_run_pixels)
         allowed = PixelRange(min(self._video_range.min_pixels, max_pixels), max_pixels)
         depth = self._vision.temporal_patch_size
-        return video_target_size(num_frames, height, width, self._factor, depth, allowed)
+        return video_target_size(num_frames, *source, self._factor, depth, allowed)
 
     def _token_grid(self, size: tuple[int, int]) -> TokenGrid:
         return TokenGrid(rows=size[0] // self._factor, columns=size[1] // self._factor)

@@ -223,8 +223,8 @@ class FakeRunner:
 
 
 def engine_of(runner: FakeRunner, **settings: int) -> Engine:
-    """An engine that prefills in chunks of four tokens unless told otherwise."""
-    return Engine(runner, EngineSettings(**{"prefill_chunk": 4, **settings}))
+    """An engine that prefills in chunks of four tokens unless told otherwise, and whose steps take no time."""
+    return Engine(runner, EngineSettings(**{"prefill_chunk": 4, **settings}), clock=lambda: 0.0)
 
 
 def request(request_id: str, text: str = "hello", images: int = 0, **fields: object) -> GenerationRequest:

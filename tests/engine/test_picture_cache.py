@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +11,18 @@ from PIL import Image
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.engine import Engine
-from edge_runtime.engine.events import Finished
-from edge_runtime.engine.picture_cache import FeatureCache, KnownPictures, pixel_digest, source_digests
+from edge_runtime.engine.events import Failed, Finished
+from edge_runtime.engine.picture_cache import (
+    FeatureCache,
+    KnownPictures,
+    frame_digests,
+    pixel_digest,
+    source_digest,
+)
 from edge_runtime.engine.request import GenerationOptions, GenerationRequest
+from edge_runtime.errors import PicturesNeeded
 from edge_runtime.families.qwen3_vl.processor import Normalization
-from edge_runtime.model.conversation import ImagePart, Message, TextPart
+from edge_runtime.model.conversation import ImagePart, Message, Picture, PictureDigest, TextPart
 from edge_runtime.vision.decoding import PictureDecoder
 from edge_runtime.vision.encoder import VisionFeatures
 from edge_runtime.vision.pending import PendingPixels
@@ -31,6 +37,10 @@ def run_of(*frames: bytes | np.ndarray, size: tuple[int, int] = (64, 96), normal
     return VisionRun(frames, *size, normal)
 
 
+def source_of(run: VisionRun, salt: bytes = b"") -> bytes:
+    return source_digest(run, frame_digests(run.frames), salt)
+
+
 def test_equal_bytes_of_another_shape_size_or_kind_are_other_pictures() -> None:
     pixels = np.arange(96, dtype=np.uint8)
     runs = [
@@ -43,7 +53,7 @@ def test_equal_bytes_of_another_shape_size_or_kind_are_other_pictures() -> None:
         run_of(pixels.tobytes()[:48], pixels.tobytes()[48:]),
         run_of(pixels.tobytes()[:47], pixels.tobytes()[47:]),
     ]
-    assert len(set(source_digests(runs))) == len(runs)
+    assert len({source_of(run) for run in runs}) == len(runs)
     shapes = [(pixels.reshape(shape),) for shape in ((4, 8, 3), (8, 4, 3), (2, 16, 3))]
     halves = (pixels.reshape(4, 8, 3)[:2], pixels.reshape(4, 8, 3)[2:])
     digests = {pixel_digest(frames, NORMAL) for frames in (*shapes, halves)}
@@ -54,7 +64,7 @@ def test_under_another_salt_every_picture_is_another() -> None:
     pixels = np.arange(96, dtype=np.uint8).reshape(4, 8, 3)
     salts = [GenerationOptions(cache_salt=word).salt for word in ("", "a", "b")]
     assert (salts[0], [len(salt) for salt in salts]) == (b"", [0, 16, 16])
-    assert len({source_digests([run_of(pixels)], salt)[0] for salt in salts}) == 3
+    assert len({source_of(run_of(pixels), salt) for salt in salts}) == 3
     assert len({pixel_digest((pixels,), NORMAL, salt) for salt in salts}) == 3
 
 
@@ -62,20 +72,23 @@ def test_equal_pictures_are_equal_wherever_their_bytes_lie() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     strided = np.zeros((8, 24, 3), np.uint8)[:, ::2]
     strided[:] = pixels
-    assert (
-        source_digests([run_of(pixels)]) == source_digests([run_of(strided)]) == source_digests([run_of(pixels.copy())])
-    )
+    assert source_of(run_of(pixels)) == source_of(run_of(strided)) == source_of(run_of(pixels.copy()))
     assert pixel_digest((pixels,), NORMAL) == pixel_digest((strided,), NORMAL)
 
 
-def test_a_frame_that_many_runs_have_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_runtime.engine import picture_cache
-
+def test_a_frame_that_comes_often_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    monkeypatch.setattr(picture_cache, "_frame_digest", lambda frame: read.append(len(frame)) or b"x")
+    monkeypatch.setattr(PictureDigest, "of", lambda frame: read.append(len(frame)) or PictureDigest(b"x"))
     frame = bytes(1000)
-    source_digests([run_of(frame, frame) for _ in range(50)])
+    assert frame_digests([frame] * 100) == {id(frame): b"x"}
     assert read == [1000]
+
+
+def test_a_digest_stands_for_the_picture_it_is_of() -> None:
+    """Whoever has but the digest comes to the same source as whoever has the bytes."""
+    pixels = np.arange(96, dtype=np.uint8).reshape(4, 8, 3)
+    for frame in (pixels, pixels.tobytes()):
+        assert source_of(run_of(PictureDigest.of(frame))) == source_of(run_of(frame))
 
 
 def features(num_tokens: int) -> VisionFeatures:
@@ -106,12 +119,17 @@ def test_known_pictures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [known.digest(name) for name in (b"1", b"2", b"3")] == [b"pixels of 1", None, b"pixels of 3"]
 
 
-def ask(engine: Engine, picture: bytes | np.ndarray, text: str, **options: Any) -> Finished:
-    *_, last = engine.generate(
-        GenerationRequest("r", (Message("user", [TextPart(text), ImagePart(picture)]),), max_tokens=4, **options)
-    )
-    assert isinstance(last, Finished)
-    return last
+def last(engine: Engine, picture: Picture, text: str, after: str = "") -> Finished | Failed:
+    parts = [TextPart(text), ImagePart(picture), TextPart(after)]
+    *_, event = engine.generate(GenerationRequest("r", (Message("user", parts),), max_tokens=4))
+    assert isinstance(event, (Finished, Failed))
+    return event
+
+
+def ask(engine: Engine, picture: Picture, text: str, after: str = "") -> Finished:
+    event = last(engine, picture, text, after)
+    assert isinstance(event, Finished), event
+    return event
 
 
 def test_a_picture_seen_before_is_neither_decoded_nor_encoded(
@@ -177,6 +195,79 @@ def test_nobody_waits_for_a_picture_behind_one_that_was_seen_before(
     while engine.has_work:
         engine.step()
     assert waits == [True]
+
+
+def evict(engine: Engine, *, features: bool, blocks: bool) -> None:
+    """As if others had needed the room."""
+    runner = engine._runner
+    if features:
+        runner.media._cache = FeatureCache(1 << 20)  # type: ignore[attr-defined]
+    if blocks:
+        lease = runner.kv_cache.lease(runner.kv_cache.max_tokens)
+        assert lease is not None
+        lease.free()
+
+
+def test_a_picture_by_digest_is_answered_from_what_is_known_of_it(
+    tiny_bundle_edge: Path, kernel_library: KernelLibrary
+) -> None:
+    """Its features or its keys and values will do; without either, and before it came, it is needed."""
+    engine = engine_of(tiny_bundle_edge, kernel_library)
+    digest = PictureDigest.of(SCENE)
+    question = ("what is it? ", "tell me more about it. " * 50)
+    with pytest.raises(PicturesNeeded) as never_seen:
+        ask(engine, digest, *question)
+    assert never_seen.value.digests == (digest.digest,)
+    first = ask(engine, SCENE, *question)
+    assert ask(engine, digest, *question).token_ids == first.token_ids
+    evict(engine, features=True, blocks=False)
+    assert ask(engine, digest, *question).token_ids == first.token_ids
+    ask(engine, SCENE, "another question")
+    evict(engine, features=False, blocks=True)
+    found = ask(engine, digest, *question)
+    assert (found.token_ids, found.timings.cached_tokens, found.timings.vision_cached) == (first.token_ids, 0, 1)
+    evict(engine, features=True, blocks=True)
+    failed = last(engine, digest, *question)
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, PicturesNeeded)
+    assert failed.error.digests == (digest.digest,)
+    assert engine._runner.kv_cache.free_tokens == engine._runner.kv_cache.max_tokens
+    assert ask(engine, SCENE, *question).token_ids == first.token_ids
+
+
+def test_all_pictures_that_are_needed_are_named_at_once(tiny_bundle_edge: Path, kernel_library: KernelLibrary) -> None:
+    engine = engine_of(tiny_bundle_edge, kernel_library)
+    others = [SCENE[::-1], SCENE[:, ::-1]]
+    digests = [PictureDigest.of(picture) for picture in (SCENE, *others)]
+    for picture in others:
+        ask(engine, picture, "what?")
+    parts = [TextPart("see "), *map(ImagePart, (digests[1], digests[0], digests[2], digests[0]))]
+    request = GenerationRequest("r", (Message("user", parts),), max_tokens=2)
+    with pytest.raises(PicturesNeeded) as error:
+        engine.submit(request)
+    assert error.value.digests == (digests[0].digest,)
+    ask(engine, SCENE, "what?")
+    evict(engine, features=True, blocks=True)
+    *_, failed = engine.generate(request)
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, PicturesNeeded)
+    assert failed.error.digests == (digests[1].digest, digests[0].digest, digests[2].digest)
+
+
+def test_features_that_go_while_a_request_waits_for_them_make_it_need_the_picture(
+    tiny_bundle_edge: Path, kernel_library: KernelLibrary
+) -> None:
+    engine = engine_of(tiny_bundle_edge, kernel_library)
+    ask(engine, SCENE, "what?")
+    parts = [TextPart("a long question, which takes some chunks. " * 20), ImagePart(PictureDigest.of(SCENE))]
+    engine.submit(GenerationRequest("r", (Message("user", parts),), max_tokens=2))
+    engine.step()  # it is admitted: all is there
+    evict(engine, features=True, blocks=False)
+    events = []
+    while engine.has_work:
+        events += engine.step()
+    assert isinstance(events[-1].error, PicturesNeeded)
+    assert engine._runner.kv_cache.free_tokens == engine._runner.kv_cache.max_tokens
 
 
 def test_a_picture_that_comes_twice_is_not_decoded_for_nothing(

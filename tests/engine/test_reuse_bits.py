@@ -11,6 +11,7 @@ import pytest
 from edge_kernels.library import KernelLibrary
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
+from edge_runtime.engine.chat import Phase
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Delta, Failed, Finished, TokenLogprob
 from edge_runtime.engine.request import GenerationRequest
@@ -27,7 +28,11 @@ Answer = tuple[Finished, list[TokenLogprob]]
 
 
 def engine_of(
-    bundle: Path, kernels: KernelLibrary | None, kv_dtype: KVDtype = "fp32", cache_tokens: int = 4096
+    bundle: Path,
+    kernels: KernelLibrary | None,
+    kv_dtype: KVDtype = "fp32",
+    cache_tokens: int = 4096,
+    shared_chunk: int | None = None,
 ) -> Engine:
     settings = RunnerSettings(
         2048,
@@ -39,7 +44,7 @@ def engine_of(
         prefill_chunk=CHUNK,
         feature_cache_bytes=1 << 20,
     )
-    return Engine(BundleRunner(open_bundle(bundle), settings), EngineSettings(prefill_chunk=CHUNK))
+    return Engine(BundleRunner(open_bundle(bundle), settings), EngineSettings(CHUNK, shared_chunk))
 
 
 def ask(engine: Engine, history: list[Message], salt: str = "") -> Answer:
@@ -120,3 +125,17 @@ def test_portable_takes_over_the_buffers_of_the_last_turn(tiny_bundle: Path) -> 
     assert again.timings.cached_tokens == (first.timings.prompt_tokens - 1) // CHUNK * CHUNK
     assert again.timings.vision_cached == 1
     assert (again.token_ids, expected) == (first.token_ids, logprobs)  # cut alike, so not even a rounding differs
+
+
+def test_smaller_chunks_beside_a_chat_that_decodes_change_no_bit(
+    tiny_bundle_edge: Path, kernel_library: KernelLibrary
+) -> None:
+    history = [Message("user", [ImagePart(SCREENS[0]), TextPart("what is it? " * 20), ImagePart(SCREENS[1])])]
+    alone, expected = ask(engine_of(tiny_bundle_edge, kernel_library, "int8"), history)
+    engine = engine_of(tiny_bundle_edge, kernel_library, "int8", shared_chunk=7)
+    engine.submit(GenerationRequest("talks", (Message("user", "hello"),), ignore_eos=True, max_tokens=1000))
+    while engine._chats["talks"].phase is not Phase.DECODE:
+        engine.step()
+    beside, logprobs = ask(engine, history)
+    assert "talks" in engine._chats
+    assert (beside.token_ids, logprobs) == (alone.token_ids, expected)

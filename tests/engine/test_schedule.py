@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.engine.chat import Phase
+from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Finished
+from edge_runtime.engine.model_runner import Step
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from tests.engine.fake_runner import (
     TOKENS_PER_IMAGE,
     FakeCache,
     FakeEncoding,
+    FakeLog,
     FakePixels,
     FakeRunner,
     by_request,
@@ -230,3 +237,104 @@ def test_one_image_at_a_time_is_in_the_encoder():
     encoding.goes_on = False
     run_all(engine)
     assert runner.encodes == ["first", "first", "second", "second"]
+
+
+class Machine:
+    """A clock that goes on by what a run would take: for tokens drawn, a token of a prompt, an image."""
+
+    def __init__(self, decode_s: float, token_s: float, image_s: float = 0.0) -> None:
+        self.now_s = 0.0
+        self.costs = decode_s, token_s, image_s
+        self.runner = FakeRunner(
+            kv_cache=FakeCache(100_000), max_context=50_000, on_forward=self.forward, on_encode=self.encode
+        )
+        self.runner.script = {"go": [97] * 1000}
+
+    def forward(self, steps: Sequence[Step]) -> None:
+        decode_s, token_s, _ = self.costs
+        num_prompt = [len(step.token_ids) for step in steps if step.lease.length < step.log.num_prompt]
+        self.now_s += token_s * sum(num_prompt) + decode_s * (len(num_prompt) < len(steps))
+
+    def encode(self, log: FakeLog, cancel: CancelToken) -> None:
+        self.now_s += self.costs[2]
+
+    def engine(self, **settings: int) -> Engine:
+        return Engine(self.runner, EngineSettings(**settings), clock=lambda: self.now_s)
+
+
+@settings(max_examples=50)
+@given(
+    st.integers(1, 5),
+    st.sampled_from([0.02, 0.05, 0.3]),
+    st.sampled_from([0.0001, 0.001, 0.005]),
+    st.sampled_from([0.0, 0.01, 0.1, 1.0]),
+    st.sampled_from([None, 16, 64, 1000]),
+)
+def test_decoding_chats_keep_a_third_of_their_rate_and_the_others_most_of_the_time(
+    num_decoding: int, decode_s: float, token_s: float, image_s: float, shared_chunk: int | None
+):
+    machine = Machine(decode_s, token_s, image_s)
+    engine = machine.engine(prefill_chunk=128, shared_chunk=shared_chunk)
+    for index in range(num_decoding):
+        engine.submit(request(f"talks{index}", "go", max_tokens=1000))
+    while any(chat.phase is not Phase.DECODE for chat in engine._chats.values()):
+        engine.step()
+    engine.step()
+    start_s, num_before = machine.now_s, len(engine._chats["talks0"].log)
+    engine.submit(request("reads", "x" * 600, images=3, max_tokens=1))
+    while "reads" in engine._chats:
+        engine.step()
+    seconds, num_drawn = machine.now_s - start_s, len(engine._chats["talks0"].log) - num_before
+    # One step's unevenness at the end is allowed for: what its chunk is owed had no time yet.
+    longest_s = decode_s + max(image_s, token_s * min(128, shared_chunk or 128))
+    assert num_drawn * decode_s * 3 >= (seconds - longest_s) * 0.999
+    work_s = 3 * image_s + 621 * token_s
+    num_parts = 3 + -(-621 // min(128, shared_chunk or 128))
+    assert seconds <= 1.5 * work_s + 2.5 * decode_s * num_parts
+    engine.cancel("talks0")
+
+
+def test_a_slow_moment_does_not_count_as_what_a_token_takes():
+    machine = Machine(decode_s=0.01, token_s=0.01)
+    engine = machine.engine(prefill_chunk=64)
+    engine.submit(request("talks", "go", max_tokens=1000))
+    engine.step()
+    engine.step()
+    machine.costs = 10.0, 0.01, 0.0
+    engine.step()
+    machine.costs = 0.01, 0.01, 0.0
+    engine.submit(request("reads", "x" * 640, max_tokens=1))
+    start_s, num_before = machine.now_s, len(engine._chats["talks"].log)
+    while "reads" in engine._chats:
+        engine.step()
+    num_drawn = len(engine._chats["talks"].log) - num_before
+    assert num_drawn * 0.01 * 3 >= machine.now_s - start_s - 3 * 0.65
+
+
+def test_a_stream_of_new_decoding_chats_does_not_hold_up_a_prompt():
+    machine = Machine(decode_s=0.03, token_s=0.005)
+    engine = machine.engine(prefill_chunk=64, max_running=4)
+    engine.submit(request("reads", "x" * 640, max_tokens=1))
+    num_steps = 0
+    while "reads" in engine._chats:
+        if engine.num_running + engine.num_waiting < 4:
+            engine.submit(request(f"talks{num_steps}", "go", max_tokens=5))
+        engine.step()
+        num_steps += 1
+        assert num_steps < 200
+    assert machine.now_s < 20
+
+
+def test_chunks_are_small_while_somebody_decodes_and_only_then():
+    runner = FakeRunner(script={"go": [97] * 3})
+    engine = engine_of(runner, prefill_chunk=8, shared_chunk=3)
+    engine.submit(request("talks", "go", max_tokens=3))
+    engine.submit(request("reads", "x" * 20, max_tokens=1))
+    run_all(engine)
+    assert runner.forwards == [
+        [("talks", 2)],
+        [("talks", 1), ("reads", 3)],
+        [("talks", 1), ("reads", 3)],
+        [("reads", 8)],
+        [("reads", 6)],
+    ]

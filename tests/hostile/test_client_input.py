@@ -18,7 +18,7 @@ from edge_runtime.engine.request import GenerationOptions
 from edge_runtime.errors import BadParameter, BadPrompt, EdgeError
 from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
 from edge_runtime.serving.chat import messages_of
-from edge_runtime.serving.conversion import request_frames
+from edge_runtime.serving.conversion import outgoing_request
 from edge_runtime.serving.images import question
 
 TEXT = st.text(st.characters(), max_size=6)  # halves of characters among them
@@ -82,7 +82,7 @@ CHATS = st.one_of(ANYTHING, st.lists(st.one_of(DICTS, TYPED, ANYTHING), max_size
 @given(CHATS)
 def test_any_chat_is_converted_or_refused(chat: Any) -> None:
     try:
-        frames = request_frames("1", chat, GenerationOptions())
+        frames = outgoing_request("1", chat, GenerationOptions()).whole()
     except EdgeError as error:
         assert str(error)
         return
@@ -111,4 +111,4 @@ def test_an_open_file_is_no_list_of_pictures() -> None:
 
 def test_a_text_that_no_server_takes_is_refused_before_it_is_sent() -> None:
     with pytest.raises(BadPrompt, match=r"takes 45\d{5} bytes; a server takes 4194304"):
-        request_frames("1", "word " * 900_000, GenerationOptions())
+        outgoing_request("1", "word " * 900_000, GenerationOptions())

@@ -36,6 +36,7 @@ VIDEO = wire.VideoSampling(
     temporal_patch_size=2,
 )
 TEXT = {"type": "text", "text": "hello"}
+DIGEST = bytes(range(16))
 
 
 class EchoEngine:
@@ -172,6 +173,12 @@ BAD_PICTURES = {
     "a product beyond 64 bits": (image(index=0, width=2**31 - 1, height=2**31 - 1), b"x", "bad_image"),
     "width alone": (image(index=0, width=2), b"x", "protocol_error"),
     "zero width": (image(index=0, width=0, height=2), b"", "protocol_error"),
+    "neither index nor digest": (image(), b"x", "protocol_error"),
+    "both index and digest": (image(index=0, digest=DIGEST), b"x", "protocol_error"),
+    "a digest and a size": (image(digest=DIGEST, width=2, height=2), b"x", "protocol_error"),
+    "a digest that is cut short": (image(digest=DIGEST[:-1]), b"x", "protocol_error"),
+    "a digest that is too long": (image(digest=DIGEST + b"x"), b"x", "protocol_error"),
+    "a digest of letters": (image(digest="x" * 16), b"x", "protocol_error"),
     "a video without frames": (video(0, []), b"x", "bad_image"),
     "a video with too few times": (video(2, [0.0]), b"x", "bad_image"),
     "a video that runs back": (video(2, [1.0, 0.5]), b"x", "bad_image"),
@@ -184,9 +191,16 @@ def test_bad_pictures(send: Callable[..., dict[str, Any]], part: Any, frame: byt
     assert send(generate(part), frame)["code"] == code
 
 
+def test_one_digest_many_times_is_one_picture(send: Callable[..., dict[str, Any]]) -> None:
+    frame = {"digest": DIGEST}
+    clip = {"type": "video", "frames": [frame] * 3, "timestamps_s": [0.0, 1.0, 2.0]}
+    assert send(generate(image(**frame), image(**frame), clip))["type"] == "finished"
+
+
 MANY_PARTS = {
     "parts": generate(*[image(index=0)] * 30),
     "video frames": generate(video(29, [0.0] * 29)),
+    "digests": generate(*[image(digest=DIGEST)] * 30),
     "messages": generate(messages=[{"role": "user", "content": []}] * 31),
 }
 

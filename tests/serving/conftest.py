@@ -12,9 +12,9 @@ import pytest
 
 from edge_runtime.engine.events import Delta, Event, Failed, Finished, Timings
 from edge_runtime.engine.request import GenerationRequest
-from edge_runtime.errors import BadImage, Cancelled, EdgeError
+from edge_runtime.errors import BadImage, Cancelled, EdgeError, PicturesNeeded
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.conversation import ImagePart, TextPart, VideoPart
+from edge_runtime.model.conversation import ImagePart, Picture, PictureDigest, TextPart, VideoPart
 from edge_runtime.serving.messages import ModelInfo, VideoSampling
 from edge_runtime.serving.server import Server
 from edge_runtime.serving.settings import ServerSettings
@@ -47,6 +47,8 @@ class FakeEngine:
         self.ended: Counter[str] = Counter()
         self.requests: list[GenerationRequest] = []
         self.changed = threading.Condition()
+        self.is_forgetful = False
+        """Whether it needs all pictures that come by digest."""
         self.floodgate = threading.Event()
         self.floodgate.set()
 
@@ -57,6 +59,9 @@ class FakeEngine:
     def prepare(self, request: GenerationRequest, cancel: CancelToken) -> GenerationRequest:
         prompt = _prompt(request)
         self.requests.append(request)
+        needed = [picture.digest for picture in pictures_of(request) if isinstance(picture, PictureDigest)]
+        if needed and self.is_forgetful:
+            raise PicturesNeeded.of(needed)
         if prompt == "refuse":
             raise BadImage("no such picture")
         if prompt == "break":
@@ -173,6 +178,12 @@ def serve() -> Iterator[Callable[..., RunningServer]]:
 
 def _prompt(request: GenerationRequest) -> str:
     return "".join(part.text for part in request.messages[-1].content if isinstance(part, TextPart))
+
+
+def pictures_of(request: GenerationRequest) -> list[Picture]:
+    """All pictures of a request, those of videos, too."""
+    parts = [part for message in request.messages for part in message.content if not isinstance(part, TextPart)]
+    return [frame for part in parts for frame in ((part.data,) if isinstance(part, ImagePart) else part.frames)]
 
 
 def _describe(request: GenerationRequest) -> list[object]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 import zmq
+
+from edge_runtime.model.conversation import PictureDigest
 
 Serve = Callable[..., Any]
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
@@ -67,7 +71,7 @@ def test_a_streamed_answer(serve: Serve, connect: Callable[[str], BareClient]) -
     client = connect(serve().address)
     client.send(text("count 3"))
     accepted, *deltas, finished = client.read_until_ending()
-    assert accepted == {"type": "accepted", "id": "1", "client_timeout_s": 30.0}
+    assert accepted == {"type": "accepted", "id": "1", "client_timeout_s": 30.0, "takes_digests": True}
     assert [delta["text"] for delta in deltas] == ["0 ", "1 ", "2 "]
     assert list(itertools.chain(*(delta["token_ids"] for delta in deltas))) == finished["token_ids"] == [1, 2, 3]
     assert finished["id"] == "1"
@@ -90,6 +94,29 @@ def test_images_and_video(serve: Serve, connect: Callable[[str], BareClient]) ->
     pixels = ((2, 2, 3), sum(raw))
     expected = ["user", (b"a file", None, 4096), (pixels, None, None), ([b"a file", b"a file"], [0.0, 0.5]), "parts"]
     assert client.read_until_ending()[-1]["text"] == str(expected)
+
+
+def test_a_picture_by_digest(serve: Serve, connect: Callable[[str], BareClient]) -> None:
+    running = serve()
+    client = connect(running.address)
+    raw, file = bytes(range(12)), b"a file"
+    digests = [
+        hashlib.blake2b(b"pixels (1, 4, 3)" + raw, digest_size=16).digest(),
+        hashlib.blake2b(b"file" + file, digest_size=16).digest(),
+    ]
+    content = [{"type": "image", "frame": {"digest": digest}} for digest in (*digests, digests[0])]
+    content.append({"type": "text", "text": "count 1"})
+    client.send({"type": "generate", "id": "1", "messages": [{"role": "user", "content": content}]})
+    assert client.read_until_ending()[-1]["type"] == "finished"
+    found = [part.data for part in running.engine.requests[0].messages[0].content[:2]]
+    pixels = np.frombuffer(raw, np.uint8).reshape(1, 4, 3)
+    assert found == [PictureDigest.of(pixels), PictureDigest.of(file)]
+    running.engine.is_forgetful = True
+    client.send({"type": "generate", "id": "1", "messages": [{"role": "user", "content": content}]})
+    assert client.receive()["type"] == "accepted"
+    assert client.receive() == {"type": "need", "id": "1", "digests": digests}
+    client.send(text("count 1"))  # the id is free again
+    assert client.read_until_ending()[-1]["text"] == "0 "
 
 
 def test_ping_info_and_cancel(serve: Serve, connect: Callable[[str], BareClient]) -> None:
@@ -138,7 +165,7 @@ def test_the_document_names_every_field_code_and_limit() -> None:
 
     document = DOCUMENT.read_text(encoding="utf-8")
     records = [wire.Generate, wire.Frame, wire.Image, wire.Video, wire.Text, wire.ChatMessage, wire.Cancel, wire.Ping]
-    records += [wire.Info, wire.Accepted, wire.Delta, wire.Finished, wire.Failed, wire.Pong, wire.InfoReply]
+    records += [wire.Info, wire.Accepted, wire.Need, wire.Delta, wire.Finished, wire.Failed, wire.Pong, wire.InfoReply]
     records += [events.Timings, events.TokenLogprob, wire.VideoSampling, wire.Limits]
     fields = {field for record in records for field in record.__struct_encode_fields__}
     tags = {record.__struct_config__.tag for record in records} - {None}
