@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from edge_runtime.engine.load import PlannedBundle, load
     from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
     from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
-    from edge_runtime.serving.async_client import AsyncClient
-    from edge_runtime.serving.client import Client
+    from edge_runtime.serving.async_client import AsyncClient, AsyncSession
+    from edge_runtime.serving.client import Client, Session
     from edge_runtime.serving.client_core import Timeouts
     from edge_runtime.serving.images import question
     from edge_runtime.serving.model_info import model_info
@@ -51,8 +51,8 @@ _NAMES = {
     "engine.load": "PlannedBundle load",
     "engine.request": "GenerationOptions GenerationRequest SamplingParams",
     "model.conversation": "ImagePart Message TextPart VideoPart",
-    "serving.async_client": "AsyncClient",
-    "serving.client": "Client",
+    "serving.async_client": "AsyncClient AsyncSession",
+    "serving.client": "Client Session",
     "serving.client_core": "Timeouts",
     "serving.images": "question",
     "serving.model_info": "model_info",
@@ -64,6 +64,7 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names.spl
 
 __all__ = [
     "AsyncClient",
+    "AsyncSession",
     "BadImage",
     "BadParameter",
     "BadPrompt",
@@ -86,6 +87,7 @@ __all__ = [
     "SamplingParams",
     "Server",
     "ServerSettings",
+    "Session",
     "TextPart",
     "TimedOut",
     "Timeouts",

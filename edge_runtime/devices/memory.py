@@ -16,6 +16,8 @@ GOOD_DECODING_BYTES = 80 * 2**20
 MOST_DECODING_BYTES = 1344 * 2**20
 """Decodes whatever is accepted: a WEBP of 8192x8192 with alpha takes 20 bytes a pixel."""
 
+MIN_IMAGE_TOKENS = 1024
+"""Image size gives way down to here: below it Qwen-VL models point at the wrong places (llama.cpp#16842)."""
 IMAGES_KEPT = 4
 """Images per chat whose features are kept at most."""
 

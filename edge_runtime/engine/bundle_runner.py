@@ -89,6 +89,11 @@ class BundleRunner:
         return self._decoder.kv_cache
 
     @property
+    def kv_bytes_per_token(self) -> int:
+        """What a token takes there, over all layers."""
+        return self._decoder.kv_bytes_per_token
+
+    @property
     def max_context(self) -> int:
         """Longest prompt plus answer, in tokens."""
         return self._max_context
@@ -119,10 +124,9 @@ class BundleRunner:
             parse_special=request.options.parse_special,
             salt=request.options.salt,
         )
-        runs = [run for plan in plans for run in plan.runs]
         return TokenLog(
             prompt.input_ids,
-            self.media.media(prompt.spans, runs, request.options.salt),
+            self.media.media(prompt.spans, plans, request.options.salt),
             positions=prompt_positions(len(prompt.input_ids), prompt.spans),
             starts_in_reasoning=prompt.starts_in_reasoning,
             short_ids=prompt.short_ids,

@@ -196,6 +196,7 @@ class Chat:
             token_ids=self.log.output_ids,
             finish_reason=reason,
             timings=self._timings(),
+            images=self.log.images,
         )
         return [*(self._delta(channel, text) for channel, text in pieces), ended]
 

@@ -24,7 +24,7 @@ from edge_runtime.model.conversation import ImagePart, Message, Picture, Picture
 from edge_runtime.model.prompt import refuse_overflow
 from edge_runtime.vision.decoding import BadFrame, PictureDecoder
 from edge_runtime.vision.encoder import VisionEncoder
-from edge_runtime.vision.plan import MediaPlan, MediaPlanner, VisionRun
+from edge_runtime.vision.plan import MediaPlan, MediaPlanner
 
 
 class MediaEncoder:
@@ -50,6 +50,16 @@ class MediaEncoder:
         self._kernels = kernels
         self._known = KnownPictures()
         self._cache = FeatureCache(cache_bytes)
+
+    @property
+    def feature_bytes(self) -> int:
+        """Features that are kept for images asked about again."""
+        return self._cache.num_bytes
+
+    @property
+    def max_feature_bytes(self) -> int:
+        """Room for them."""
+        return self._cache.max_bytes
 
     def plan(
         self, messages: tuple[Message, ...], max_context: int, cancel: CancelToken, salt: bytes = b""
@@ -77,18 +87,20 @@ class MediaEncoder:
             refuse_overflow(num_tokens, "images and videos", max_context)
         return plans
 
-    def media(self, spans: Sequence[VisionSpan], runs: Sequence[VisionRun], salt: bytes) -> list[Media]:
-        """`runs` at their places in a log, and what their pixels are if they were seen before. For any thread.
+    def media(self, spans: Sequence[VisionSpan], plans: Sequence[MediaPlan], salt: bytes) -> list[Media]:
+        """The runs of `plans` at their places in a log, and what their pixels are if they were seen before.
 
-        Raises `PicturesNeeded` where they were not, and the picture itself is not there either.
+        For any thread. Raises `PicturesNeeded` where they were not, and the picture itself is not there either.
         """
-        digests = frame_digests(frame for run in runs for frame in run.frames)
+        runs = [(plan.placeholder.kind, run) for plan in plans for run in plan.runs]
+        digests = frame_digests(frame for _, run in runs for frame in run.frames)
         media = []
-        for span, run in zip(spans, runs, strict=True):
+        for span, (kind, run) in zip(spans, runs, strict=True):
             for frame in run.frames:
                 self._known.note_size(digests[id(frame)], salt, run.source_size)
             source = source_digest(run, digests, salt)
-            media.append(Media(span, run, source, self._known.digest(source)))
+            image_size = run.source_size if kind == "image" else None
+            media.append(Media(span, run, source, self._known.digest(source), image_size=image_size))
         _need(one for one in media if one.digest is None)
         return media
 

@@ -46,6 +46,14 @@ class Step:
 class MediaStage(Protocol):
     """The images of a log on their way to features; `log.next_media` is the one that each method is about."""
 
+    @property
+    def feature_bytes(self) -> int:
+        """Features that are kept for images asked about again."""
+
+    @property
+    def max_feature_bytes(self) -> int:
+        """Room for them."""
+
     def start(self, log: TokenLog) -> None:
         """Begin to decode it, beside all other work; nothing if there is none. Raises what a shortage brings."""
 
@@ -75,6 +83,10 @@ class ModelRunner(Protocol):
     @property
     def kv_cache(self) -> KVCache:
         """The cache that leases come from."""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """What a token takes there, over all layers."""
 
     @property
     def max_context(self) -> int:

@@ -101,7 +101,7 @@ class FeatureCache:
     """Features by the digest of their pixels, the most recently used that fit so many bytes. Used by one thread."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self.num_bytes = 0
         self._features: OrderedDict[bytes, VisionFeatures] = OrderedDict()
 
@@ -117,9 +117,9 @@ class FeatureCache:
 
     def put(self, digest: bytes, features: VisionFeatures) -> None:
         """Keep them, if they fit, and drop what was not used for longest."""
-        if digest in self._features or features.num_bytes > self._max_bytes:
+        if digest in self._features or features.num_bytes > self.max_bytes:
             return
         self._features[digest] = features
         self.num_bytes += features.num_bytes
-        while self.num_bytes > self._max_bytes:
+        while self.num_bytes > self.max_bytes:
             self.num_bytes -= self._features.popitem(last=False)[1].num_bytes

@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.chat import Chat
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Event, Failed
@@ -47,6 +48,11 @@ class EngineThread:
     def alive(self) -> bool:
         """False once the engine has failed or `stop` has been carried out; its last events can still be taken."""
         return self._alive
+
+    @property
+    def cache_info(self) -> CacheInfo:
+        """What the engine holds, as of its last step."""
+        return self._engine.cache_info
 
     def submit(self, request: GenerationRequest, client: Hashable = None) -> None:
         """Hand a request over; a refusal comes back as a `Failed` event. Clients take turns."""

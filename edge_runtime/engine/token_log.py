@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.engine.events import ImageShape
 from edge_runtime.families.qwen3_vl.processor import VisionSpan
 from edge_runtime.vision.encoder import Encoding, VisionFeatures
 from edge_runtime.vision.pending import PendingPixels
@@ -47,6 +48,8 @@ class Media:
     features: VisionFeatures | None = None
     """What came of it, for its tokens from number `num_dropped` on; None again once all of them are in the cache."""
     num_dropped: int = 0
+    image_size: tuple[int, int] | None = None
+    """Of an image: its height and width as decoded, upright."""
 
     @property
     def ready(self) -> bool:
@@ -120,6 +123,12 @@ class TokenLog:
     def image_tokens(self) -> int:
         """How many tokens of the prompt are image or video placeholders."""
         return sum(media.span.grid.num_tokens for media in self.media)
+
+    @property
+    def images(self) -> tuple[ImageShape, ...]:
+        """The images of the prompt, in order."""
+        sizes = [(media.image_size, media.span.grid.num_tokens) for media in self.media]
+        return tuple(ImageShape(size[1], size[0], num_tokens) for size, num_tokens in sizes if size is not None)
 
     @property
     def next_media(self) -> Media | None:

@@ -20,7 +20,7 @@ from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.contract import check_contract
 from edge_runtime.model.graph import Array, Binding, Graph
 from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease, KVCache, KVLease
-from edge_runtime.model.kv_memory import KVMemory
+from edge_runtime.model.kv_memory import KVMemory, bytes_per_token
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +59,10 @@ class Decoder(Protocol):
     def kv_cache(self) -> KVCache:
         """The cache that leases come from."""
 
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """What a token takes there, over all layers."""
+
     def forward(self, steps: Sequence[DecoderStep]) -> list[Logits | None]:
         """Append the tokens of every step to its lease; per step the logits that it wants.
 
@@ -78,6 +82,10 @@ class PortableDecoder:
         self._graph = graph
         self._text = architecture.text
         self._num_taps = len(architecture.vision.deepstack_layers)
+        names = [f"{kind}.{layer}" for layer in range(self._text.num_layers) for kind in ("key", "value")]
+        self._rows = dict.fromkeys(names, (np.dtype(np.float32), (self._text.head_dim,)))
+        self.kv_bytes_per_token = bytes_per_token(self._rows, architecture.text.num_kv_heads)
+        """What a token takes in the cache, over all layers."""
         self._kv_cache = ContiguousKVCache(max_cache_tokens, block_size, self._allocate, _ChatMemory.copy)
 
     @property
@@ -116,10 +124,8 @@ class PortableDecoder:
 
     def _allocate(self, num_tokens: int) -> _ChatMemory:
         """Keys and values of one chat: a single block, past and present in one."""
-        names = [f"{kind}.{layer}" for layer in range(self._text.num_layers) for kind in ("key", "value")]
-        rows = dict.fromkeys(names, (np.dtype(np.float32), (self._text.head_dim,)))
-        memory = KVMemory(rows, self._text.num_kv_heads, num_blocks=1, block_size=num_tokens)
-        arrays = [(f"past_{name}", f"present_{name}", memory.arrays[name]) for name in names]
+        memory = KVMemory(self._rows, self._text.num_kv_heads, num_blocks=1, block_size=num_tokens)
+        arrays = [(f"past_{name}", f"present_{name}", memory.arrays[name]) for name in self._rows]
         return _ChatMemory(memory, self._graph.bind(arrays))
 
 

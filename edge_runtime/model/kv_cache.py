@@ -106,6 +106,10 @@ class KVCache(Protocol):
     def free_tokens(self) -> int:
         """Tokens that can be leased now; what is only kept to be used again gives way."""
 
+    @property
+    def kept_tokens(self) -> int:
+        """Those of them that would be found again."""
+
     def lease(self, num_tokens: int, keys: Sequence[bytes] = ()) -> KVLease | None:
         """Room for `num_tokens`, or None while other chats hold too much of it.
 
@@ -178,6 +182,11 @@ class ContiguousKVCache(Generic[Buffers]):
         self._allocate = allocate
         self._copy = copy
         self._kept: list[_Kept[Buffers]] = []  # the most recent last
+
+    @property
+    def kept_tokens(self) -> int:
+        """Those of them that would be found again."""
+        return sum(len(kept.keys) for kept in self._kept) * self.block_size
 
     def lease(self, num_tokens: int, keys: Sequence[bytes] = ()) -> ContiguousLease[Buffers] | None:
         """As `KVCache.lease`; of kept buffers, those that have most in common."""

@@ -60,6 +60,11 @@ class KVMemory:
             )
 
 
+def bytes_per_token(rows: Mapping[str, Rows], num_heads: int) -> int:
+    """What a token takes of all arrays together."""
+    return num_heads * sum(dtype.itemsize * math.prod(shape) for dtype, shape in rows.values())
+
+
 def _pages(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
     """Anonymous pages: zeros that take no memory until they are written."""
     return np.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype=dtype).reshape(shape)

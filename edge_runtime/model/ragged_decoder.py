@@ -19,7 +19,7 @@ from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.contract import check_contract
 from edge_runtime.model.decoder import DecoderStep, Logits, logits_buffers, split_logits
 from edge_runtime.model.graph import Array, Graph
-from edge_runtime.model.kv_memory import KVMemory, Rows
+from edge_runtime.model.kv_memory import KVMemory, Rows, bytes_per_token
 from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
 
 BLOCK_SIZE = 64
@@ -40,6 +40,8 @@ class RaggedDecoder:
         self._num_taps = len(architecture.vision.deepstack_layers)
         self._kv_cache = PagedKVCache(max_cache_tokens, BLOCK_SIZE)
         rows = _rows(architecture.text, kv_dtype)
+        self.kv_bytes_per_token = bytes_per_token(rows, architecture.text.num_kv_heads)
+        """What a token takes in the cache, over all layers."""
         self.memory = KVMemory(rows, architecture.text.num_kv_heads, self._kv_cache.num_blocks, BLOCK_SIZE)
         self._binding = graph.bind([(name, None, pool) for name, pool in self.memory.arrays.items()])
 

@@ -15,6 +15,7 @@ import numpy as np
 from edge_runtime.errors import BadImage
 from edge_runtime.model.conversation import Picture, PictureDigest
 from edge_runtime.serving import messages as wire
+from edge_runtime.serving.limits import DEFAULT_LIMITS
 
 _MIN_BYTES = 256
 """Smaller pictures travel as they are: they cost less than asking for them would."""
@@ -55,12 +56,13 @@ class Outgoing:
     digests: tuple[bytes | None, ...] = ()
     """Of each frame; None for those that always travel."""
     request: wire.Generate | None = None
-    """What `header` says, if that has pictures."""
+    """What `header` says, if pictures in it may be named by digest: not in a session, which keeps them."""
 
     @classmethod
-    def of(cls, request: wire.Generate, frames: OutgoingFrames) -> Outgoing:
-        """A request whose parts refer to `frames`."""
-        return cls(wire.encode(request), tuple(frames.data), tuple(frames.digests), request)
+    def of(cls, message: wire.Generate | wire.Session, frames: OutgoingFrames) -> Outgoing:
+        """A message whose parts refer to `frames`."""
+        request = message if isinstance(message, wire.Generate) and not message.session else None
+        return cls(wire.encode(message), tuple(frames.data), tuple(frames.digests), request)
 
     def whole(self) -> list[bytes]:
         """The message with all frames."""
@@ -77,7 +79,7 @@ class Outgoing:
             for message in self.request.messages
         )
         header = wire.encode(msgspec.structs.replace(self.request, messages=messages))
-        if len(header) > wire.DEFAULT_LIMITS.max_header_bytes:
+        if len(header) > DEFAULT_LIMITS.max_header_bytes:
             return self.whole()
         return [header, *(self.frames[index] for index in kept)]
 

@@ -23,6 +23,7 @@ from edge_runtime.errors import EdgeError, InternalError, Overloaded, ProtocolEr
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.connections import Connection, Connections, Keep, Tally
 from edge_runtime.serving.conversion import failure_to_wire, request_from_wire
+from edge_runtime.serving.session_ops import carry_out
 from edge_runtime.serving.settings import ServerSettings
 from edge_runtime.serving.sockets import Router, Wakeup
 from edge_runtime.serving.summary import Summary
@@ -79,6 +80,7 @@ class Server:
         """Serve until `stop`. Raises `InternalError` if the engine fails; all requests have their `Failed` by then."""
         self._model = model
         self._engine = EngineThread(engine, self._wakeup.set)
+        self._sessions = engine.sessions
         self._connections = Connections(self._router, self._engine.cancel, self.tally, self._log)
         try:
             self._engine.start()  # a socket left open here would hang whoever collects the garbage
@@ -163,6 +165,8 @@ class Server:
                 self._accept(identity, message, frames[1:])
             case wire.Cancel():
                 self._cancel(identity, message)
+            case wire.Session():
+                self._session(identity, message, frames[1:])
             case wire.Ping():
                 self._connections.post(identity, wire.Pong())
             case wire.Info():
@@ -174,6 +178,7 @@ class Server:
             protocol=wire.PROTOCOL_VERSION,
             limits=self._settings.limits,
             in_flight=self._connections.num_in_flight,
+            cache=self._engine.cache_info,
             **structs.asdict(self._model),
         )
 
@@ -183,13 +188,21 @@ class Server:
             raise ShuttingDown(_SHUTTING_DOWN)
         num_bytes = sum(frame.nbytes for frame in frames)
         self._check_room(self._connections.find(identity), message.request_id, num_bytes)
-        self._settings.limits.check_parts(message)
+        self._settings.limits.check_parts(message.messages)
         generation = request_from_wire(message, frames)
         request = self._connections.accept(identity, message.request_id, num_bytes, time.monotonic())
         self._engine.submit(replace(generation, request_id=request.engine_id), client=identity)
         timeout_s = self._settings.client_timeout_s
         accepted = wire.Accepted(request_id=message.request_id, client_timeout_s=timeout_s, takes_digests=True)
         self._connections.post(identity, accepted)
+
+    def _session(self, identity: bytes, message: wire.Session, frames: list[memoryview]) -> None:
+        """Do what is asked for a session, or raise why not."""
+        if self._num_stops:
+            raise ShuttingDown(_SHUTTING_DOWN)
+        self._settings.limits.check_parts(message.messages)
+        reply = carry_out(self._sessions, message, frames, identity)
+        self._connections.post(identity, reply, keep=Keep.REFUSAL)
 
     def _check_room(self, connection: Connection | None, client_id: str, num_bytes: int) -> None:
         limits = self._settings.limits
@@ -224,7 +237,9 @@ class Server:
         found = wire.peek(frames[0]) if readable else wire.Peek()
         connection = self._connections.find(identity)
         # A `Failed` with an id ends that request: never one that is in flight, nor what a broken cancel is about.
-        is_own = found.type in ("generate", "info") and not (connection and found.request_id in connection.in_flight)
+        is_own = found.type in ("generate", "info", "session") and not (
+            connection and found.request_id in connection.in_flight
+        )
         self._connections.post(identity, failure_to_wire(error, found.request_id if is_own else ""), keep=Keep.REFUSAL)
 
     # ---- the end ---------------------------------------------------------------------------------------------

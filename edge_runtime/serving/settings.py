@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_runtime.serving.address import DEFAULT_ADDRESS
-from edge_runtime.serving.messages import DEFAULT_LIMITS, Limits
+from edge_runtime.serving.limits import DEFAULT_LIMITS, Limits
 
 
 @dataclass(frozen=True, slots=True)

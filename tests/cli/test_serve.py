@@ -145,7 +145,8 @@ def test_ping_says_who_answers_and_fails_where_nobody_does(served: Callable[...,
     server = served(f"ipc://{tmp_path}/s")
     done = subprocess.run([*COMMAND, "ping", server.address], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert re.fullmatch(r"\S+ \(\S+\) at \S+: 0 of 64 requests in flight, [\d.]+ ms\n", done.stdout)
+    assert re.fullmatch(r"\S+ \(\S+\) at \S+: 0 of 64 requests in flight, [\d.]+ ms\n.*\n", done.stdout)
+    assert "found again: 0 of 0 prompt tokens, 0 of 0 images\n" in done.stdout
     assert server.end(signal.SIGTERM) == 0
     assert not (tmp_path / "s").exists()
     command = [*COMMAND, "ping", server.address, "--timeout", "0.2"]

@@ -12,12 +12,13 @@ from edge_runtime.devices.memory import (
     DECODING_PROCESS_BYTES,
     GOOD_DECODING_BYTES,
     LEAST_DECODING_BYTES,
+    MIN_IMAGE_TOKENS,
     MOST_DECODING_BYTES,
     MemoryRequest,
     ModelFootprint,
     format_bytes,
 )
-from edge_runtime.devices.planner import MIN_IMAGE_TOKENS, TEXT_TOKENS, plan_memory, smallest_changes
+from edge_runtime.devices.planner import TEXT_TOKENS, plan_memory, smallest_changes
 from edge_runtime.devices.select import ResolvedProfile
 from edge_runtime.errors import BadParameter, DoesNotFit
 

@@ -131,6 +131,9 @@ class FakeRunner:
     encodes: list[str] = field(default_factory=list)
     media_started: list[str] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
+    kv_bytes_per_token: int = 8
+    feature_bytes: int = 0
+    max_feature_bytes: int = 0
     on_wait: Callable[[FakeLog], None] = lambda prompt: None
 
     @property

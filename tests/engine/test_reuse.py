@@ -107,6 +107,31 @@ def test_a_cancelled_chat_leaves_what_it_has_computed() -> None:
     assert ask(engine, "x" * 30).timings.cached_tokens == 16
 
 
+def test_info_tells_what_is_held_what_is_kept_and_what_was_found() -> None:
+    engine, runner = engine_that(reuses=True, max_tokens=60)
+    assert (engine.cache_info.kv_tokens, engine.cache_info.kv_block_tokens) == (60, BLOCK)
+    runner.feature_bytes, runner.max_feature_bytes = 5, 7
+    ask(engine, "x" * 20, b"one", max_tokens=1)
+    told = engine.cache_info
+    assert (told.kv_held_tokens, told.kv_kept_tokens, told.running, told.waiting) == (0, 24, 0, 0)
+    assert (told.prompt_tokens, told.cached_tokens, told.images, told.vision_cached) == (27, 0, 1, 0)
+    assert (told.feature_bytes, told.max_feature_bytes, told.kv_bytes_per_token) == (5, 7, runner.kv_bytes_per_token)
+    for name in ("a", "b", "c"):
+        engine.submit(GenerationRequest(name, (Message("user", "x" * 20 + name * 10),), max_tokens=5))
+    engine.step()
+    told = engine.cache_info
+    assert (told.running, told.waiting) == (2, 1)  # 36 tokens each, 20 of them shared
+    assert (told.kv_held_tokens, told.kv_kept_tokens) == (52, 4)
+    assert (told.prompt_tokens, told.cached_tokens) == (27 + 2 * 30, 2 * 20)
+    while engine.has_work:
+        engine.step()
+    assert engine.cache_info.kv_held_tokens == 0
+    assert engine.cache_info.cached_tokens == 3 * 20
+    ask(engine, "y" * 20, b"two", b"two", max_tokens=1)
+    ask(engine, "y" * 20, b"two", b"two", max_tokens=1)
+    assert (engine.cache_info.images, engine.cache_info.vision_cached) == (5, 1)
+
+
 ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(["ask", "ask", "ask", "cancel", "step"]),

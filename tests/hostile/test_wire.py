@@ -13,12 +13,14 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.events import Event, Finished
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.session import Sessions
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.client_core import ClientCore, Timeouts
-from edge_runtime.serving.messages import DEFAULT_LIMITS
+from edge_runtime.serving.limits import DEFAULT_LIMITS
 from edge_runtime.serving.server import Server
 from edge_runtime.serving.settings import ServerSettings
 
@@ -42,8 +44,11 @@ DIGEST = bytes(range(16))
 class EchoEngine:
     """Finishes every request at the next step."""
 
+    cache_info = CacheInfo()
+
     def __init__(self) -> None:
         self.waiting: list[GenerationRequest] = []
+        self.sessions = Sessions()
 
     @property
     def has_work(self) -> bool:

@@ -77,9 +77,10 @@ def filled(cache: ContiguousKVCache[bytearray], num_tokens: int, keys: tuple[byt
 def test_a_lease_that_goes_on_takes_over_kept_buffers() -> None:
     cache = cache_of(100)
     old = filled(cache, 40, KEYS)
-    assert cache.free_tokens == 100
+    assert (cache.free_tokens, cache.kept_tokens) == (100, 12)
     lease = cache.lease(30, (*KEYS, b"d"))
     assert lease is not None
+    assert cache.kept_tokens == 0
     assert lease.buffers is old
     assert (lease.num_reused, lease.length, lease.capacity, cache.free_tokens) == (12, 12, 40, 60)
     other = cache.lease(40, KEYS)

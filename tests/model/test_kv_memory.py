@@ -17,7 +17,7 @@ from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message
 from edge_runtime.model.graph import GraphSettings
-from edge_runtime.model.kv_memory import KVMemory
+from edge_runtime.model.kv_memory import KVMemory, bytes_per_token
 from edge_runtime.model.paged_kv_cache import PagedLease
 from edge_runtime.model.ragged_decoder import BLOCK_SIZE, RaggedDecoder
 from edge_runtime.vision.image import ImageLimits
@@ -35,6 +35,7 @@ def filled(num_blocks: int = 3) -> KVMemory:
 
 def test_arrays_have_the_shape_the_graph_wants_and_start_as_zeros() -> None:
     memory = KVMemory(ROWS, num_heads=2, num_blocks=3, block_size=8)
+    assert sum(array.nbytes for array in memory.arrays.values()) == 3 * 8 * bytes_per_token(ROWS, num_heads=2)
     assert {name: (array.shape, str(array.dtype)) for name, array in memory.arrays.items()} == {
         "key": ((3, 2, 8, 4), "int8"),
         "key_scale": ((3, 2, 8), "float32"),

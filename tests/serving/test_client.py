@@ -14,6 +14,7 @@ import zmq
 from msgspec import convert
 from PIL import Image
 
+from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.events import Finished
 from edge_runtime.engine.request import SamplingParams
 from edge_runtime.errors import BadImage, BadParameter, Cancelled, ConnectionLost, InternalError, ShuttingDown, TimedOut
@@ -179,6 +180,7 @@ def test_info(serve: Serve) -> None:
         info = client.info()
     assert (info.model, info.max_context, info.protocol) == ("fake", 4096, 1)
     assert info.limits.max_in_flight_per_client == 16
+    assert info.cache == CacheInfo(prompt_tokens=40, cached_tokens=10, images=3, vision_cached=1)
 
 
 def test_no_server() -> None:

@@ -170,6 +170,9 @@ def test_a_loop_sends_each_screen_once_and_is_answered_the_same(address: str, si
             history.append(Message("assistant", answers[-1].text))
     assert sizes == lengths
     assert [answer.timings.vision_cached for answer in answers] == list(range(6))
+    assert [[(image.width, image.height) for image in answer.images] for answer in answers] == [
+        [(160, 96)] * (turn + 1) for turn in range(6)
+    ]
     sizes.clear()
     for turn, answer in enumerate(answers):
         with Client(address) as alone:
