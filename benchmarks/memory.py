@@ -1,9 +1,10 @@
 """`python -m benchmarks.memory BUNDLE`: what a server under many distinct chats takes, beside what was planned for it.
 
 The server runs in a process of its own, with the plan of the budget given, so that its caches fill up and give way.
-Clients come and go; every chat has pictures, words and turns that no other has. Measured are the high-water marks of
-resident memory of the server and of the process that decodes its pictures, mapped weights included, and their
-proportional share now and then, which shows whether something grows. One JSON line at the end.
+Clients come and go; every chat is a session that stays open, with pictures, words and turns that no other has.
+Measured are the high-water marks of resident memory of the server and of the process that decodes its pictures, mapped
+weights included, and their proportional share now and then, which shows whether something grows. One JSON line at the
+end.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import psutil
@@ -26,7 +29,7 @@ from benchmarks.peers.worker import peak_bytes
 from edge_runtime.bench.questions import digits, screenshot
 from edge_runtime.devices.memory import DECODING_PROCESS_BYTES, MemoryRequest, format_bytes
 from edge_runtime.engine.load import PlannedBundle
-from edge_runtime.model.conversation import ImagePart, Message, TextPart
+from edge_runtime.errors import TooManySessions
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.client_core import Timeouts
 
@@ -57,6 +60,8 @@ class Measured:
     decoding_peak: int = 0
     shares: list[int] = field(default_factory=list)
     """Proportional share of both processes, as chats went by."""
+    closed_sessions: int = 0
+    """Those that had to go, because the server keeps only so many bytes of pictures."""
     failed: list[str] = field(default_factory=list)
 
 
@@ -138,12 +143,31 @@ def _serve(planned: PlannedBundle) -> None:
     server.run(engine, model_info(planned))
 
 
+class _Sessions:
+    """Sessions that are open, oldest first; where the server takes no more, the oldest are closed. For any thread."""
+
+    def __init__(self) -> None:
+        self.num_closed = 0
+        self._lock = threading.Lock()
+        self._ids: deque[str] = deque()
+
+    def keep(self, session_id: str) -> None:
+        with self._lock:
+            self._ids.append(session_id)
+
+    def make_room(self, client: Client) -> None:
+        with self._lock:
+            oldest = self._ids.popleft()
+            self.num_closed += 1
+        client.session(oldest).close()
+
+
 def _ask_all(address: str, load: Load, server: psutil.Process, measured: Measured) -> None:
     """All chats, `num_clients` at a time, each by a client of its own."""
     waiting: SimpleQueue[int] = SimpleQueue()
     for number in range(load.num_chats):
         waiting.put(number)
-    lock, every = threading.Lock(), max(1, load.num_chats // SHARES)
+    sessions, lock, every = _Sessions(), threading.Lock(), max(1, load.num_chats // SHARES)
 
     def work() -> None:
         while True:
@@ -152,7 +176,7 @@ def _ask_all(address: str, load: Load, server: psutil.Process, measured: Measure
             except Empty:
                 return
             try:
-                _chat(address, load, number)
+                _chat(address, load, number, sessions)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is counted and the others go on
                 measured.failed.append(f"chat {number}: {type(error).__name__}: {error}")
             with lock:
@@ -166,19 +190,32 @@ def _ask_all(address: str, load: Load, server: psutil.Process, measured: Measure
         thread.start()
     for thread in threads:
         thread.join()
+    measured.closed_sessions = sessions.num_closed
 
 
-def _chat(address: str, load: Load, number: int) -> None:
-    """A chat whose first turn has a picture as a file, every other one as pixels."""
-    history: list[Message] = []
+def _chat(address: str, load: Load, number: int, sessions: _Sessions) -> None:
+    """A session that stays open when its client leaves. Every other picture comes as pixels, the others as files."""
     with Client(address, timeouts=PATIENT) as client:
+        session = _retried(client.session, client, sessions)
         for turn in range(load.num_turns):
             seed = number * load.num_turns + turn
             pixels = screenshot(load.width, load.height, seed)
-            picture = pixels if turn % 2 else cv2.imencode(".png", pixels)[1].tobytes()
-            history.append(Message("user", (ImagePart(picture), TextPart(digits(20, seed)))))
-            stream = client.generate(history, max_tokens=load.answer_tokens, ignore_eos=True)
-            history.append(Message("assistant", stream.result.text))
+            picture = pixels if seed % 2 else cv2.imencode(".png", pixels)[1].tobytes()
+            ask = partial(session.ask, digits(20, seed), images=picture, max_tokens=load.answer_tokens, ignore_eos=True)
+            _retried(ask, client, sessions)
+        sessions.keep(session.session_id)
+
+
+_Result = TypeVar("_Result")
+
+
+def _retried(call: Callable[[], _Result], client: Client, sessions: _Sessions) -> _Result:
+    """What `call` gives, once there is room for it."""
+    try:
+        return call()
+    except TooManySessions:
+        sessions.make_room(client)
+        return _retried(call, client, sessions)
 
 
 def _parse_arguments() -> argparse.Namespace:
