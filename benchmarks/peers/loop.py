@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.adapter import Said
+from benchmarks.peers.adapter import Mode, Said
 from benchmarks.peers.contenders import find
 from benchmarks.peers.environment import python_of
 from benchmarks.peers.measure import LOAD_TIMEOUT_S, Outcome, Workplace, prepare, read_through
@@ -27,14 +27,15 @@ from benchmarks.peers.setting import machine, random_checkpoint, say
 
 TURN_TIMEOUT_S = 3600
 POCKET = Path(__file__).resolve().parents[2] / "pocket" / "weights"
-CONTENDERS: dict[str, tuple[str, bool]] = {
-    "edge": ("edge", False),
-    "edge, nothing kept": ("edge", True),
-    "llama.cpp Q4_0": ("llama.cpp Q4_0", False),
-    "llama.cpp Q4_0, nothing kept": ("llama.cpp Q4_0", True),
-    "OpenVINO GenAI": ("OpenVINO GenAI", False),
+CONTENDERS: dict[str, tuple[str, Mode]] = {
+    "edge": ("edge", "history"),
+    "edge, session": ("edge", "session"),
+    "edge, nothing kept": ("edge", "forgetful"),
+    "llama.cpp Q4_0": ("llama.cpp Q4_0", "history"),
+    "llama.cpp Q4_0, nothing kept": ("llama.cpp Q4_0", "forgetful"),
+    "OpenVINO GenAI": ("OpenVINO GenAI", "history"),
 }
-"""Name -> the contender of `contenders.py`, and whether it is told to keep nothing from turn to turn."""
+"""Name -> the contender of `contenders.py`, and how it is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def main() -> None:
 
 def run(name: str, loop: Loop, checkpoint: Path, place: Workplace) -> dict[str, Any]:
     """All turns of one contender: `turns`, `peak_bytes`, and under `trouble` why some are missing."""
-    known_as, keep_nothing = CONTENDERS[name]
+    known_as, mode = CONTENDERS[name]
     (contender,) = find([known_as])
     outcome = Outcome(contender)
     told: dict[str, Any] = {"facts": {}, "turns": []}
@@ -89,7 +90,7 @@ def run(name: str, loop: Loop, checkpoint: Path, place: Workplace) -> dict[str, 
     try:
         with Worker(python, arguments, place.log(contender, "chat")) as worker:
             worker.read(LOAD_TIMEOUT_S)
-            for turn in take_turns(worker, loop, keep_nothing):
+            for turn in take_turns(worker, loop, mode):
                 say(f"  {turn['kind']}: {turn['first_token_s']:.3f} s to the first token, {turn['total_s']:.3f} in all")
                 told["turns"].append(turn)
             told["peak_bytes"] = worker.finish(LOAD_TIMEOUT_S)["peak_bytes"]
@@ -98,7 +99,7 @@ def run(name: str, loop: Loop, checkpoint: Path, place: Workplace) -> dict[str, 
     return told
 
 
-def take_turns(worker: Worker, loop: Loop, keep_nothing: bool) -> Iterator[dict[str, Any]]:
+def take_turns(worker: Worker, loop: Loop, mode: Mode) -> Iterator[dict[str, Any]]:
     """Ask turn after turn; yields what is known of each. Raises `WorkerFailed`."""
     scene = loop.scene
     history = [Said("system", scene.system)] if scene.system else []
@@ -113,7 +114,7 @@ def take_turns(worker: Worker, loop: Loop, keep_nothing: bool) -> Iterator[dict[
             "history": [asdict(said) for said in history],
             "max_tokens": scene.answer_tokens,
             "ignore_eos": scene.fixed_answers,
-            "keep_nothing": keep_nothing,
+            "mode": mode,
         }
         answer = worker.ask(request, TURN_TIMEOUT_S)
         if "result" not in answer:

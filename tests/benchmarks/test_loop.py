@@ -32,7 +32,7 @@ class Listener:
 
 def asked(scene: Scene, num_turns: int) -> list[list[dict[str, Any]]]:
     listener = Listener()
-    told = list(take_turns(listener, Loop(scene, num_turns, 1, 4096), keep_nothing=False))  # type: ignore[arg-type]
+    told = list(take_turns(listener, Loop(scene, num_turns, 1, 4096), mode="history"))  # type: ignore[arg-type]
     assert [turn["kind"] for turn in told] == [turn.kind for turn in turns(num_turns)]
     assert all("text" not in turn for turn in told)
     return [request["history"] for request in listener.requests]
@@ -93,7 +93,7 @@ def test_screens_are_the_same_in_every_run_and_changed_in_a_part(kind: type, tmp
 def test_what_cannot_be_done_ends_the_loop(tmp_path: Path) -> None:
     worker = Listener({"cannot": "no way to forget"})
     with pytest.raises(WorkerFailed, match="turn 1: no way to forget"):
-        list(take_turns(worker, Loop(Desktop(tmp_path, 64, 48, 8), 2, 1, 4096), keep_nothing=True))  # type: ignore[arg-type]
+        list(take_turns(worker, Loop(Desktop(tmp_path, 64, 48, 8), 2, 1, 4096), mode="forgetful"))  # type: ignore[arg-type]
 
 
 TURN = {"first_token_s": 1.25, "total_s": 2.0, "prompt_tokens": 1000, "computed_tokens": 30, "vision_s": None}
