@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @reports_errors
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - these are the command's own options
     bundle: Annotated[str, typer.Argument(help="Folder that edge-export wrote, or pocket: the model that ships.")],
     bind: Annotated[
         str, typer.Option(help="Address on this machine: tcp://127.0.0.1:PORT or ipc:///PATH.")
@@ -29,6 +29,9 @@ def serve(
     socket_group: Annotated[
         str | None, typer.Option(help="Group of an ipc:// address; with --socket-mode 0660.")
     ] = None,
+    session_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a session that nobody uses is forgotten.")
+    ] = 3600.0,
     drain_seconds: Annotated[
         float, typer.Option(min=0, max=86400, help="How long answers in progress may take at SIGTERM.")
     ] = 10.0,
@@ -36,6 +39,7 @@ def serve(
     """Serve a bundle until SIGTERM or Ctrl-C; a second one does not wait for answers in progress."""
     import logging  # noqa: PLC0415
     from contextlib import closing  # noqa: PLC0415
+    from dataclasses import replace  # noqa: PLC0415
 
     from edge_runtime.engine.load import PlannedBundle  # noqa: PLC0415
     from edge_runtime.serving.model_info import model_info  # noqa: PLC0415
@@ -52,6 +56,7 @@ def serve(
         _print_plan(planned)
         _stop_on_signals(server)
         engine = planned.load()
+        engine.sessions.limits = replace(engine.sessions.limits, timeout_s=session_timeout)
         typer.echo(f"serving {planned.bundle.manifest.name} at {server.address}")
         server.run(engine, model_info(planned))
 

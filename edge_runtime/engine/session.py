@@ -25,7 +25,7 @@ from edge_runtime.model.conversation import Message
 class SessionLimits:
     """How many sessions are kept, for how long, and how much they may hold. Times in seconds."""
 
-    max_sessions: int = 1024
+    max_sessions: int = 4096
     max_sessions_per_client: int = 1024
     max_bytes: int = 256 * 2**20
     """Text and pictures of all sessions; what several of them share counts once."""

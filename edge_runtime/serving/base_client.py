@@ -20,6 +20,7 @@ from edge_runtime.serving.address import DEFAULT_ADDRESS
 from edge_runtime.serving.chat import Chat
 from edge_runtime.serving.client_core import Reply, Timeouts
 from edge_runtime.serving.conversion import outgoing_request, outgoing_session
+from edge_runtime.serving.copies import PictureCopies
 from edge_runtime.serving.images import ImageSource, question
 from edge_runtime.serving.link import Deliver, Link
 from edge_runtime.serving.outgoing import Outgoing
@@ -79,6 +80,7 @@ class BaseClient:
         """Raises `BadParameter` for an address that is malformed or not on this machine."""
         self._link = Link(address, Timeouts() if timeouts is None else timeouts)
         self._numbers = itertools.count(1)
+        self._copies = PictureCopies()
         self._close = weakref.finalize(self, self._link.close)
 
     def _begin(
@@ -86,7 +88,7 @@ class BaseClient:
     ) -> _Stream:
         """Send a request; its replies go to a new stream. Raises as `outgoing_request` does."""
         request_id = str(next(self._numbers))
-        outgoing = outgoing_request(request_id, messages, options, session)
+        outgoing = outgoing_request(request_id, messages, options, session, self._copies)
         stream = kind(self, self._link, request_id)
         self._link.start(request_id, outgoing, stream.deliver)
         return stream

@@ -16,6 +16,7 @@ from edge_runtime.errors import BadImage, EdgeError, PicturesNeeded, ProtocolErr
 from edge_runtime.model.conversation import ImagePart, Message, Part, Picture, PictureDigest, TextPart, VideoPart
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.chat import ROLES, Chat, messages_of
+from edge_runtime.serving.copies import PictureCopies
 from edge_runtime.serving.limits import DEFAULT_LIMITS
 from edge_runtime.serving.outgoing import Outgoing, OutgoingFrames
 
@@ -89,21 +90,27 @@ class _Pictures:
             raise BadImage(
                 f"a raw {frame.width} x {frame.height} RGB picture is {wanted} bytes, but its frame has {data.nbytes}"
             )
-        return np.frombuffer(data, np.uint8).reshape(frame.height, frame.width, 3)
+        # Nobody else has this memory; where that is seen, what was hashed once is not hashed again.
+        return np.frombuffer(data.toreadonly(), np.uint8).reshape(frame.height, frame.width, 3)
 
 
 # ---- requests: engine -> wire ----------------------------------------------------------------------------------
 
 
 def outgoing_request(
-    request_id: str, messages: Chat, options: GenerationOptions, session: SessionTurn | None = None
+    request_id: str,
+    messages: Chat,
+    options: GenerationOptions,
+    session: SessionTurn | None = None,
+    copies: PictureCopies | None = None,
 ) -> Outgoing:
     """The whole message of a client that asks for an answer; in a session there may be no new messages.
 
-    Raises `BadParameter`, `BadPrompt` or `BadImage` for whatever can be seen here.
+    `copies` are those of the client's earlier requests. Raises `BadParameter`, `BadPrompt` or `BadImage` for whatever
+    can be seen here.
     """
     said = () if session is not None and not messages else messages_of(messages)
-    return _checked(request_to_wire(GenerationRequest(request_id, said, options, session=session)))
+    return _checked(request_to_wire(GenerationRequest(request_id, said, options, session=session), copies))
 
 
 def outgoing_session(request_id: str, messages: Chat, cache_salt: str) -> Outgoing:
@@ -122,12 +129,12 @@ def _checked(outgoing: Outgoing) -> Outgoing:
     return outgoing
 
 
-def request_to_wire(request: GenerationRequest) -> Outgoing:
+def request_to_wire(request: GenerationRequest, copies: PictureCopies | None = None) -> Outgoing:
     """The header and the binary frames of a request. Pixels are copied, so the caller may reuse its arrays.
 
     Raises `BadImage` for an array that is not uint8 [H, W, 3].
     """
-    frames = OutgoingFrames()
+    frames = OutgoingFrames(copies)
     place: dict[str, Any] = {}
     if request.session is not None:
         place = {"session": request.session.session_id, "turn": request.session.turn}

@@ -198,7 +198,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
 class InfoReply(_Message, ModelInfo, frozen=True, kw_only=True, tag="info_reply"):
     """What is served, by which version, within which limits; and how many requests of all clients are in flight.
 
-    `cache` is what the engine holds and has found again; None from a server that does not say.
+    `cache` is what the engine holds and has found again; None from a server that does not say. Sessions hold text and
+    pictures of `session_bytes`.
     """
 
     request_id: str
@@ -206,6 +207,9 @@ class InfoReply(_Message, ModelInfo, frozen=True, kw_only=True, tag="info_reply"
     limits: Limits
     in_flight: int = 0
     cache: CacheInfo | None = None
+    sessions: int = 0
+    session_bytes: int = 0
+    max_session_bytes: int = 0
 
 
 class SessionReply(_Message, frozen=True, kw_only=True, tag="session_reply"):

@@ -15,10 +15,9 @@ import numpy as np
 from edge_runtime.errors import BadImage
 from edge_runtime.model.conversation import Picture, PictureDigest
 from edge_runtime.serving import messages as wire
+from edge_runtime.serving.copies import PictureCopies
 from edge_runtime.serving.limits import DEFAULT_LIMITS
 
-_MIN_BYTES = 256
-"""Smaller pictures travel as they are: they cost less than asking for them would."""
 _MAX_SENT = 4096
 """Pictures that a client remembers to have sent; a server knows about as many."""
 
@@ -26,7 +25,10 @@ _MAX_SENT = 4096
 class OutgoingFrames:
     """The binary frames of a message, as they are collected."""
 
-    def __init__(self) -> None:
+    def __init__(self, copies: PictureCopies | None = None) -> None:
+        """`copies`: those of earlier messages of the client."""
+        self._copies = PictureCopies() if copies is None else copies
+        self._copies.begin()
         self.data: list[bytes] = []
         self.digests: list[bytes | None] = []
         """Of each frame; None for those that are not worth it."""
@@ -41,9 +43,9 @@ class OutgoingFrames:
                 found = f"an array of {picture.dtype} {list(picture.shape)}"
                 raise BadImage(f"{found} is not a picture; wanted uint8 [H, W, 3], RGB")
             height, width = picture.shape[:2]
-        data = picture.tobytes() if isinstance(picture, np.ndarray) else picture
-        self.data.append(data)
-        self.digests.append(PictureDigest.of(picture).digest if len(data) >= _MIN_BYTES else None)
+        copy = self._copies.of(picture)
+        self.data.append(copy.data)
+        self.digests.append(copy.digest)
         return wire.Frame(index=len(self.data) - 1, width=width, height=height)
 
 

@@ -179,6 +179,9 @@ class Server:
             limits=self._settings.limits,
             in_flight=self._connections.num_in_flight,
             cache=self._engine.cache_info,
+            sessions=self._sessions.num_sessions,
+            session_bytes=self._sessions.num_bytes,
+            max_session_bytes=self._sessions.limits.max_bytes,
             **structs.asdict(self._model),
         )
 
