@@ -116,22 +116,25 @@ class BundleRunner:
         or `Cancelled`.
         """
         plans = self.media.plan(request.messages, self._max_context, cancel or CancelToken(), request.options.salt)
+        num_dropped = sum(plan.placeholder.num_tokens for plan in plans if plan.dropped)
         prompt = self._prompts.build(
             request.messages,
             [plan.placeholder for plan in plans],
-            self._max_context,
+            self._max_context + num_dropped,
             request.options.enable_thinking,
             parse_special=request.options.parse_special,
             salt=request.options.salt,
         )
-        return TokenLog(
+        log = TokenLog(
             prompt.input_ids,
-            self.media.media(prompt.spans, plans, request.options.salt),
+            self.media.media(request.messages, prompt.spans, plans, request.options.salt),
             positions=prompt_positions(len(prompt.input_ids), prompt.spans),
             starts_in_reasoning=prompt.starts_in_reasoning,
             short_ids=prompt.short_ids,
             salt=request.options.salt,
         )
+        log.drop_media()
+        return log
 
     def forward(self, steps: Sequence[Step]) -> list[Logits | None]:
         """Run the decoder on every step; per step the logits it wants; None if that is none, or it was cancelled."""

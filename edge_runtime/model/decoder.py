@@ -136,9 +136,9 @@ class _ChatMemory:
     memory: KVMemory
     binding: Binding
 
-    def copy(self, target: _ChatMemory, num_tokens: int) -> None:
-        """Copy the first `num_tokens` into `target`."""
-        self.memory.copy(0, 0, num_tokens, into=target.memory)
+    def copy(self, target: _ChatMemory, rows: NDArray[np.int64]) -> None:
+        """Copy `rows` to the first ones of `target`."""
+        self.memory.copy_rows(rows, np.arange(len(rows)), into=target.memory)
 
 
 def logits_buffers(graph: Graph, text: TextArchitecture, num_rows: int) -> dict[str, Array]:

@@ -11,10 +11,13 @@ some says so by `commit`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.errors import InternalError
 
@@ -26,6 +29,20 @@ class Checkpoint:
     """A moment in the life of a lease. Keys and values stay where they are, so their number says it all."""
 
     length: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowSource:
+    """Another chat's past that has keys and values which will do for a lease, though its keys are others."""
+
+    keys: Sequence[bytes]
+    """Of its first blocks."""
+    rows: NDArray[np.int64]
+    """[n] which of its tokens will do for the first n of the lease, in rising order."""
+
+    def found(self, num_tokens: int) -> NDArray[np.int64]:
+        """Those of `rows` that are among its first `num_tokens` tokens."""
+        return self.rows[: np.searchsorted(self.rows, num_tokens)]
 
 
 class KVLease:
@@ -52,6 +69,12 @@ class KVLease:
     def length(self) -> int:
         """Tokens that are in; a decoder run of T tokens adds T."""
         return self._length
+
+    def begin(self, num_tokens: int, keys: Sequence[bytes]) -> None:
+        """Count `num_tokens` as in when it was given out: they were copied. `keys`: of its first blocks."""
+        self.extend(num_tokens - self._length)
+        self.num_reused = num_tokens
+        self.commit(keys[: num_tokens // self.block_size])
 
     def extend(self, num_tokens: int) -> None:
         """Count `num_tokens` more as in. Raises `InternalError` past the capacity."""
@@ -110,10 +133,11 @@ class KVCache(Protocol):
     def kept_tokens(self) -> int:
         """Those of them that would be found again."""
 
-    def lease(self, num_tokens: int, keys: Sequence[bytes] = ()) -> KVLease | None:
+    def lease(self, num_tokens: int, keys: Sequence[bytes] = (), sources: Iterable[RowSource] = ()) -> KVLease | None:
         """Room for `num_tokens`, or None while other chats hold too much of it.
 
-        Its first blocks are those of the first `keys` that are in the cache; fewer than `num_tokens` have keys.
+        Its first blocks are those of the first `keys` that are in the cache; fewer than `num_tokens` have keys. More
+        than that is copied from the first of `sources` that has more, if there is room for both.
         """
 
 
@@ -163,7 +187,7 @@ class ContiguousKVCache(Generic[Buffers]):
 
     Freed buffers are kept, with what their chats have committed, for as long as nobody needs the room. A lease that
     begins with all of their blocks takes them over, if it is about as long; else it gets a copy of what they have in
-    common, where there is room for both.
+    common, where there is room for both. Rows of a source are copied likewise; without room for both they are moved.
     """
 
     def __init__(
@@ -171,9 +195,12 @@ class ContiguousKVCache(Generic[Buffers]):
         max_tokens: int,
         block_size: int,
         allocate: Callable[[int], Buffers],
-        copy: Callable[[Buffers, Buffers, int], None],
+        copy: Callable[[Buffers, Buffers, NDArray[np.int64]], None],
     ) -> None:
-        """`allocate(num_tokens)` makes the buffers of one lease, `copy` the first so many tokens of one in another."""
+        """`allocate(num_tokens)` makes the buffers of one lease; `copy` writes rows of one to the start of another.
+
+        The rows rise, and the two may be the same.
+        """
         self.max_tokens = max_tokens
         """Tokens that fit when nothing is leased."""
         self.block_size = block_size
@@ -188,13 +215,23 @@ class ContiguousKVCache(Generic[Buffers]):
         """Those of them that would be found again."""
         return sum(len(kept.keys) for kept in self._kept) * self.block_size
 
-    def lease(self, num_tokens: int, keys: Sequence[bytes] = ()) -> ContiguousLease[Buffers] | None:
+    def lease(
+        self, num_tokens: int, keys: Sequence[bytes] = (), sources: Iterable[RowSource] = ()
+    ) -> ContiguousLease[Buffers] | None:
         """As `KVCache.lease`; of kept buffers, those that have most in common."""
         if num_tokens < 1 or len(keys) * self.block_size >= max(num_tokens, 1):
             raise InternalError(f"a KV lease of {num_tokens} tokens was asked for, {len(keys)} blocks of it by key")
         if num_tokens > self.free_tokens:
             return None
         best = self._best(num_tokens, keys)
+        num_found = _num_common(keys, best.keys) * self.block_size if best else 0
+        for source in sources:
+            kept, rows = self._found(source)
+            if kept is not None and len(rows) > num_found and (copied := self._room_beside(kept, num_tokens)):
+                self._copy(kept.buffers, copied.buffers, rows)
+                lease = self._given(copied)
+                lease.begin(len(rows), keys)
+                return lease
         if best is not None and _goes_on(best, num_tokens, keys):
             self._kept.remove(best)
             kept = best
@@ -203,10 +240,29 @@ class ContiguousKVCache(Generic[Buffers]):
             self._make_room(num_tokens, spared=best)
             kept = _Kept(self._allocate(num_tokens), num_tokens, tuple(common))
             if best is not None:
-                self._copy(best.buffers, kept.buffers, len(common) * self.block_size)
+                self._copy(best.buffers, kept.buffers, np.arange(num_found))
+        return self._given(kept)
+
+    def _given(self, kept: _Kept[Buffers]) -> ContiguousLease[Buffers]:
         self.free_tokens -= kept.capacity
         self._make_room()
         return ContiguousLease(self, kept)
+
+    def _found(self, source: RowSource) -> tuple[_Kept[Buffers] | None, NDArray[np.int64]]:
+        """The kept buffers that have most rows of `source`, and which."""
+        best = max(reversed(self._kept), key=lambda kept: _num_common(source.keys, kept.keys), default=None)
+        num_blocks = _num_common(source.keys, best.keys) if best else 0
+        return best, source.found(num_blocks * self.block_size)
+
+    def _room_beside(self, source: _Kept[Buffers], num_tokens: int) -> _Kept[Buffers] | None:
+        """Buffers to copy rows of `source` to: its own where there is no room for both, None where they are short."""
+        if source.capacity + num_tokens <= self.free_tokens:
+            self._make_room(num_tokens, spared=source)
+            return _Kept(self._allocate(num_tokens), num_tokens)
+        if num_tokens <= source.capacity <= self.free_tokens:
+            self._kept.remove(source)
+            return replace(source, keys=())
+        return None
 
     def give_back(self, kept: _Kept[Buffers]) -> None:
         """Called by a lease when it is freed."""
