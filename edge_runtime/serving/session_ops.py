@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 
-from edge_runtime.engine.dropping import drop_media
+from edge_runtime.engine.dropping import drop
 from edge_runtime.engine.session import Sessions, SessionState
-from edge_runtime.model.conversation import Message
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.conversion import messages_from_wire
 
@@ -24,18 +24,14 @@ def carry_out(
         case "state":
             state = sessions.state(message.session, salt)
         case "drop":
-            state = sessions.change(message.session, lambda said: _without(said, message), salt)
+            lighter = partial(
+                drop, num_kept=message.keep_images, reasoning=message.reasoning, approximate=message.approximate
+            )
+            state = sessions.change(message.session, lighter, salt)
         case "close":
             state = sessions.state(message.session, salt)
             sessions.close(message.session, salt)
     return _reply(message.request_id, state)
-
-
-def _without(said: tuple[Message, ...], message: wire.Session) -> tuple[Message, ...]:
-    """What stays of a session. Thoughts are not in its messages."""
-    if message.keep_images is None:
-        return said
-    return drop_media(said, message.keep_images, approximate=message.approximate)
 
 
 def _reply(request_id: str, state: SessionState) -> wire.SessionReply:

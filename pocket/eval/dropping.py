@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.devices.planner import MemoryRequest
-from edge_runtime.engine.dropping import drop_media
+from edge_runtime.engine.dropping import drop
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Failed, Finished
-from edge_runtime.engine.load import PlannedBundle, load
+from edge_runtime.engine.load import load
 from edge_runtime.engine.model_runner import Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
@@ -28,6 +28,7 @@ from pocket.eval.case import Case, Image
 from pocket.eval.metrics import score
 from pocket.eval.sets import SETS
 
+NUM_FORCED = 20
 WAYS = ("kept", "exact", "approximate")
 _ALSO_ASKED = Message("user", "ok")
 
@@ -45,7 +46,7 @@ class Chat:
         """All of it, with the older images dropped that way."""
         if way == "kept":
             return (*self.history, self.question)
-        return (*drop_media(self.history, self.num_kept, approximate=way == "approximate"), self.question)
+        return (*drop(self.history, self.num_kept, approximate=way == "approximate"), self.question)
 
 
 class ForcedRunner:
@@ -75,7 +76,9 @@ class ForcedRunner:
 def ask(engine: Engine, messages: Sequence[Message], salt: str, max_tokens: int = 200) -> Finished:
     """The answer, with nothing found that was computed under another salt. Raises the `EdgeError` that ended it."""
     *_, last = engine.generate(
-        GenerationRequest("drop", tuple(messages), max_tokens=max_tokens, ignore_eos=max_tokens == 20, cache_salt=salt)
+        GenerationRequest(
+            "drop", tuple(messages), max_tokens=max_tokens, ignore_eos=max_tokens == NUM_FORCED, cache_salt=salt
+        )
     )
     if isinstance(last, Failed):
         raise last.error
@@ -122,10 +125,11 @@ def _asked(image: Image, question: str) -> Message:
     return Message("user", [ImagePart(image), TextPart(question)])
 
 
-def accuracy(engine: Engine, name: str, chats: Iterator[Chat]) -> str:
-    """A line of a table."""
+def accuracy(engine: Engine, name: str, chats: Iterator[Chat]) -> None:
+    """Print how often each way is right, and what it computes."""
     right: dict[str, list[float]] = {way: [] for way in WAYS}
-    same, computed, first_ms = [], {way: [] for way in WAYS}, {way: [] for way in WAYS}  # type: ignore[var-annotated]
+    computed: dict[str, list[int]] = {way: [] for way in WAYS}
+    same: list[bool] = []
     for chat in chats:
         assert chat.case is not None
         salt = f"{name} {len(same)}"
@@ -136,48 +140,36 @@ def accuracy(engine: Engine, name: str, chats: Iterator[Chat]) -> str:
             values = score(chat.case, answer.text)
             right[way].append(values.get("point", values.get("read_exact", 0.0)))
             computed[way].append(answer.timings.computed_tokens)
-            first_ms[way].append(answer.timings.first_token_ms)
         same.append(answers["exact"].text == answers["approximate"].text)
-    return (
-        "\n".join(
-            f"{way}: right {np.mean(right[way]):.3f} of {len(right[way])}, computed {np.mean(computed[way]):.0f} tokens, "
-            f"first token {np.median(first_ms[way]):.0f} ms"
-            for way in WAYS
-        )
-        + f"\nexact and approximate the same: {np.mean(same):.3f}"
-    )
+    print(f"{name}: {len(same)} questions, exact and approximate answer the same in {np.mean(same):.3f}")
+    for way in WAYS:
+        print(f"  {way}: right {np.mean(right[way]):.3f}, computed {np.mean(computed[way]):.0f} tokens", flush=True)
 
 
-def drift(engine: Engine, chats: Iterator[Chat]) -> str:
-    """KL divergences of next tokens, teacher-forced, in nats; means over chats and tokens."""
+def drift(engine: Engine, chats: Iterator[Chat]) -> None:
+    """Print KL divergences of next tokens, teacher-forced, in nats."""
     runner = engine._runner
     assert isinstance(runner, ForcedRunner)
     pairs = (("exact", "approximate"), ("kept", "approximate"), ("kept", "exact"))
     found: dict[tuple[str, str], list[float]] = {pair: [] for pair in pairs}
     agree: dict[tuple[str, str], list[bool]] = {pair: [] for pair in pairs}
-    lines = []
     for index, chat in enumerate(chats):
-        forced = np.random.default_rng(1000 + index).integers(32, 400, 20).tolist()
+        forced = np.random.default_rng(1000 + index).integers(32, 400, NUM_FORCED).tolist()
         rows: dict[str, NDArray[np.float64]] = {}
         ask(engine, (*chat.history, _ALSO_ASKED), str(index), 1)
         for way in reversed(WAYS):
             runner.forced, runner.logprobs = forced, []
-            answer = ask(engine, chat.said(way), str(index), 20)
+            told = ask(engine, chat.said(way), str(index), NUM_FORCED).timings
             rows[way], runner.forced = np.stack(runner.logprobs), []
-            lines.append(
-                f"{index} {way}: {answer.timings.computed_tokens} of {answer.timings.prompt_tokens} computed, first token {answer.timings.first_token_ms:.0f} ms"
-            )
-            print(lines[-1], flush=True)
+            what = f"{told.computed_tokens} of {told.prompt_tokens} tokens computed"
+            print(f"chat {index}, {way}: {what}, first token {told.first_token_ms:.0f} ms", flush=True)
         for pair in pairs:
             p, q = rows[pair[0]], rows[pair[1]]
             found[pair] += (np.exp(p) * (p - q)).sum(axis=1).tolist()
             agree[pair] += (p.argmax(axis=1) == q.argmax(axis=1)).tolist()
-        entropy = -(np.exp(rows["kept"]) * rows["kept"]).sum(axis=1).mean()
-        print(f"entropy {entropy:.2f}")
-    return "\n".join(
-        f"KL({p} || {q}): mean {np.mean(found[p, q]):.4f}, largest {np.max(found[p, q]):.4f}; same first choice {np.mean(agree[p, q]):.2f}"
-        for p, q in pairs
-    )
+    for (p_name, q_name), values in found.items():
+        same = np.mean(agree[p_name, q_name])
+        print(f"KL({p_name} || {q_name}): mean {np.mean(values):.4f}, largest {max(values):.4f}; same first {same:.2f}")
 
 
 def main() -> None:
@@ -190,13 +182,11 @@ def main() -> None:
     options = parser.parse_args()
     engine = load(options.bundle, memory=MemoryRequest(context_tokens=4096, max_chats=2))
     if options.random is not None:
-        engine._runner = ForcedRunner(engine._runner)  # type: ignore[assignment]
-        print(drift(engine, noise(options.random, options.older)))
+        engine._runner = ForcedRunner(engine._runner)
+        drift(engine, noise(options.random, options.older))
         return
     for name, follow_up in (("second question on the last screen", True), ("question on a new screen", False)):
-        print(
-            f"{name}\n{accuracy(engine, name, screens(options.limit, options.older, follow_up=follow_up))}", flush=True
-        )
+        accuracy(engine, name, screens(options.limit, options.older, follow_up=follow_up))
 
 
 if __name__ == "__main__":
