@@ -39,6 +39,8 @@ class RowSource:
     """Of its first blocks."""
     rows: NDArray[np.int64]
     """[n] which of its tokens will do for the first n of the lease, in rising order."""
+    parts: Callable[[int], Sequence[bytes]] = lambda _: ()
+    """Keys of the first 1, 2, ... tokens of its block of that index, where caches are asked for parts of blocks."""
 
     def found(self, num_tokens: int) -> NDArray[np.int64]:
         """Those of `rows` that are among its first `num_tokens` tokens."""
@@ -105,6 +107,9 @@ class KVLease:
         self._publish(keys)
         self.num_committed = max(self.num_committed, len(keys))
 
+    def commit_part(self, index: int, keys: Sequence[bytes]) -> None:
+        """Say what the first 1, 2, ... tokens of the block `index` hold: others may copy them. Where parts are kept."""
+
     def _publish(self, keys: Sequence[bytes]) -> None:
         """Let others find the blocks of these keys."""
         raise NotImplementedError
@@ -137,7 +142,7 @@ class KVCache(Protocol):
         """Room for `num_tokens`, or None while other chats hold too much of it.
 
         Its first blocks are those of the first `keys` that are in the cache; fewer than `num_tokens` have keys. More
-        than that is copied from the first of `sources` that has more, if there is room for both.
+        than that is copied from the one of `sources` that has most, if there is room for both.
         """
 
 
@@ -225,10 +230,9 @@ class ContiguousKVCache(Generic[Buffers]):
             return None
         best = self._best(num_tokens, keys)
         num_found = _num_common(keys, best.keys) * self.block_size if best else 0
-        for source in sources:
-            kept, rows = self._found(source)
-            if kept is not None and len(rows) > num_found and (copied := self._room_beside(kept, num_tokens)):
-                self._copy(kept.buffers, copied.buffers, rows)
+        for rows, source in sorted(map(self._found, sources), key=lambda found: -len(found[0])):
+            if source is not None and len(rows) > num_found and (copied := self._room_beside(source, num_tokens)):
+                self._copy(source.buffers, copied.buffers, rows)
                 lease = self._given(copied)
                 lease.begin(len(rows), keys)
                 return lease
@@ -248,11 +252,11 @@ class ContiguousKVCache(Generic[Buffers]):
         self._make_room()
         return ContiguousLease(self, kept)
 
-    def _found(self, source: RowSource) -> tuple[_Kept[Buffers] | None, NDArray[np.int64]]:
-        """The kept buffers that have most rows of `source`, and which."""
+    def _found(self, source: RowSource) -> tuple[NDArray[np.int64], _Kept[Buffers] | None]:
+        """The rows of `source` that are there, in the kept buffers that have most of them."""
         best = max(reversed(self._kept), key=lambda kept: _num_common(source.keys, kept.keys), default=None)
         num_blocks = _num_common(source.keys, best.keys) if best else 0
-        return best, source.found(num_blocks * self.block_size)
+        return source.found(num_blocks * self.block_size), best
 
     def _room_beside(self, source: _Kept[Buffers], num_tokens: int) -> _Kept[Buffers] | None:
         """Buffers to copy rows of `source` to: its own where there is no room for both, None where they are short."""
