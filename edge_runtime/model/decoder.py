@@ -17,9 +17,10 @@ from edge_runtime.errors import Cancelled, InternalError
 from edge_runtime.families.qwen3_vl.config import Architecture, TextArchitecture
 from edge_runtime.families.qwen3_vl.decoder import portable_decoder_contract
 from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.contiguous_kv_cache import ContiguousKVCache, ContiguousLease
 from edge_runtime.model.contract import check_contract
 from edge_runtime.model.graph import Array, Binding, Graph
-from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease, KVCache, KVLease
+from edge_runtime.model.kv_cache import KVCache, KVLease
 from edge_runtime.model.kv_memory import KVMemory, bytes_per_token
 
 

@@ -17,10 +17,11 @@ from edge_runtime.engine.events import Failed, Finished
 from edge_runtime.engine.model_runner import Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.token_log import TokenLog
+from edge_runtime.model.contiguous_kv_cache import ContiguousLease
 from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
 from edge_runtime.model.decoder import Logits, PortableDecoder
 from edge_runtime.model.graph import Array
-from edge_runtime.model.kv_cache import ContiguousLease, KVLease
+from edge_runtime.model.kv_cache import KVLease
 from edge_runtime.model.paged_kv_cache import PagedLease
 from edge_runtime.model.ragged_decoder import RaggedDecoder
 from tests.engine.test_reuse_bits import SCREENS, engine_of

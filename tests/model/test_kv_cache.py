@@ -3,7 +3,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_runtime.errors import InternalError
-from edge_runtime.model.kv_cache import ContiguousKVCache, RowSource
+from edge_runtime.model.contiguous_kv_cache import ContiguousKVCache
+from edge_runtime.model.kv_cache import RowSource
 
 
 def cache_of(max_tokens: int, block_size: int = 4) -> ContiguousKVCache[bytearray]:
