@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from edge_runtime.engine.held_bytes import HeldBytes
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.turns import asked_in, before, message_bytes, owned, turn_starts
 from edge_runtime.errors import BadParameter, SessionBusy, TooManySessions, UnknownSession
@@ -76,7 +77,7 @@ class Sessions:
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
         self._of_request: dict[str, Session] = {}
-        self._held = _HeldBytes()
+        self._held = HeldBytes()
 
     @property
     def num_sessions(self) -> int:
@@ -249,29 +250,3 @@ class Sessions:
             timeout_s=self.limits.timeout_s,
             is_busy=session.request_id is not None,
         )
-
-
-class _HeldBytes:
-    """The bytes of messages, those held several times counted once."""
-
-    def __init__(self) -> None:
-        self.num_bytes = 0
-        self._counts: dict[int, tuple[Message, int]] = {}  # the message itself, so that its id stays its own
-
-    def add(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            count = self._counts.get(id(message), (message, 0))[1]
-            self._counts[id(message)] = message, count + 1
-            self.num_bytes += 0 if count else message_bytes(message)
-
-    def remove(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            count = self._counts.pop(id(message))[1]
-            if count > 1:
-                self._counts[id(message)] = message, count - 1
-            else:
-                self.num_bytes -= message_bytes(message)
-
-    def with_(self, messages: Sequence[Message]) -> int:
-        """What the sum would be with these."""
-        return self.num_bytes + sum(message_bytes(message) for message in messages if id(message) not in self._counts)
