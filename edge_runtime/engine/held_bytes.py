@@ -16,12 +16,14 @@ class HeldBytes:
         self._counts: dict[int, tuple[Message, int]] = {}  # the message itself, so that its id stays its own
 
     def add(self, messages: Sequence[Message]) -> None:
+        """Somebody holds them."""
         for message in messages:
             count = self._counts.get(id(message), (message, 0))[1]
             self._counts[id(message)] = message, count + 1
             self.num_bytes += 0 if count else message_bytes(message)
 
     def remove(self, messages: Sequence[Message]) -> None:
+        """Somebody who held them does not any more."""
         for message in messages:
             count = self._counts.pop(id(message))[1]
             if count > 1:

@@ -52,7 +52,17 @@ class Logits:
     """[k, D] what the LM head saw, of a bundle whose likeliest tokens shall be scored again; else None."""
 
 
-class Decoder(Protocol):
+class KVBlocks(Protocol):
+    """Keys and values, by where they lie in a lease."""
+
+    def dump(self, lease: KVLease, index: int) -> bytes:
+        """Those of the tokens `index * block_size` to `(index + 1) * block_size - 1`, as they are stored."""
+
+    def load(self, lease: KVLease, index: int, saved: bytes) -> None:
+        """Write what `dump` gave to the same place of another lease. Raises `InternalError` for another length."""
+
+
+class Decoder(KVBlocks, Protocol):
     """A loaded decoder graph and the KV cache its runs write into."""
 
     @property
@@ -121,6 +131,22 @@ class PortableDecoder:
             return None
         lease.extend(num_tokens)
         return split_logits(outputs, [step.num_logits])[0]
+
+    def dump(self, lease: KVLease, index: int) -> bytes:
+        """As `KVBlocks.dump`."""
+        size = lease.block_size
+        return self._memory(lease).dump_bytes(0, size, index * size)
+
+    def load(self, lease: KVLease, index: int, saved: bytes) -> None:
+        """As `KVBlocks.load`."""
+        size = lease.block_size
+        self._memory(lease).load_bytes(0, size, saved, index * size)
+
+    def _memory(self, lease: KVLease) -> KVMemory:
+        if not isinstance(lease, ContiguousLease):
+            raise InternalError(f"a {type(lease).__name__} is not a lease of this decoder's cache")
+        memory: KVMemory = lease.buffers.memory
+        return memory
 
     def _allocate(self, num_tokens: int) -> _ChatMemory:
         """Keys and values of one chat: a single block, past and present in one."""

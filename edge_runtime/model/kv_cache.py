@@ -116,6 +116,12 @@ class KVCache(Protocol):
         Its first blocks are those of the first `keys` that are in the cache; fewer than `num_tokens` have keys.
         """
 
+    def find(self, keys: Sequence[bytes]) -> tuple[KVLease, int] | None:
+        """Hold what is there of the first `keys` and nothing else, and how many blocks that is; None: none.
+
+        It is not to be written, and keeps others from having it until it is freed.
+        """
+
 
 class ContiguousLease(KVLease, Generic[Buffers]):
     """One chat's own buffers, each as long as its capacity. `buffers` is whatever the cache was told to allocate."""
@@ -207,6 +213,15 @@ class ContiguousKVCache(Generic[Buffers]):
         self.free_tokens -= kept.capacity
         self._make_room()
         return ContiguousLease(self, kept)
+
+    def find(self, keys: Sequence[bytes]) -> tuple[ContiguousLease[Buffers], int] | None:
+        """As `KVCache.find`; of kept buffers, those that have most in common."""
+        best = max(self._kept, key=lambda kept: _num_common(keys, kept.keys), default=None)
+        if best is None or not (count := _num_common(keys, best.keys)):
+            return None
+        self._kept.remove(best)
+        self.free_tokens -= best.capacity
+        return ContiguousLease(self, best), count
 
     def give_back(self, kept: _Kept[Buffers]) -> None:
         """Called by a lease when it is freed."""

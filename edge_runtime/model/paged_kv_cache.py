@@ -81,16 +81,30 @@ class PagedKVCache:
         """As `KVCache.lease`, rounded up to whole blocks."""
         if num_tokens < 1 or len(keys) * self.block_size >= max(num_tokens, 1):
             raise InternalError(f"a KV lease of {num_tokens} tokens was asked for, {len(keys)} blocks of it by key")
-        shared = [self._block_of[key] for key in takewhile(self._block_of.__contains__, keys)]
+        shared = self._shared(keys)
         num_own = -(-num_tokens // self.block_size) - len(shared)
         if num_own > len(self._free) + len(self._kept) - sum(not self._references[block] for block in shared):
             return None
-        for block in shared:
-            self._kept.pop(block, None)
-            self._references[block] += 1
+        self._use(shared)
         own = [self._take() for _ in range(num_own)]
         self._references[own] = 1
         return PagedLease(self, np.array([*shared, *own], dtype=np.int32), len(shared))
+
+    def find(self, keys: Sequence[bytes]) -> tuple[PagedLease, int] | None:
+        """As `KVCache.find`."""
+        shared = self._shared(keys)
+        self._use(shared)
+        return (PagedLease(self, np.array(shared, dtype=np.int32), len(shared)), len(shared)) if shared else None
+
+    def _shared(self, keys: Sequence[bytes]) -> list[int]:
+        """The blocks of the first `keys` that are here."""
+        return [self._block_of[key] for key in takewhile(self._block_of.__contains__, keys)]
+
+    def _use(self, blocks: Iterable[int]) -> None:
+        """Refer to blocks that are kept or that others refer to."""
+        for block in blocks:
+            self._kept.pop(block, None)
+            self._references[block] += 1
 
     def enter(self, key: bytes, block: int) -> None:
         """Remember that `block` holds what `key` says, unless another one does already."""

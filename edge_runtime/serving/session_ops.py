@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from edge_runtime.engine.session import Sessions, SessionState
+from edge_runtime.engine.session import Sessions
+from edge_runtime.engine.session_state import SessionState
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.conversion import messages_from_wire
 

@@ -1,0 +1,223 @@
+"""Sessions into files and back, with all that was computed of them. Knows no socket.
+
+A file has the messages with their pictures, the tokens, the answers as drawn, and keys and values block by block, so
+that neither side ever holds a second copy of the cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from edge_runtime import __version__
+from edge_runtime.engine.request import GenerationOptions
+from edge_runtime.engine.saving import Saving
+from edge_runtime.engine.session_file import SessionFileReader, SessionFileWriter, reading, writing
+from edge_runtime.engine.session_record import (
+    AnswersRecord,
+    Header,
+    LogRecord,
+    MediaRecord,
+    decode_header,
+    ids_from_bytes,
+    ids_to_bytes,
+    message_records,
+    messages_of,
+    state_of,
+)
+from edge_runtime.engine.session_state import SavedState, SessionState
+from edge_runtime.engine.token_log import TokenLog
+from edge_runtime.errors import SessionFileError
+from edge_runtime.model.kv_cache import KVLease
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class Call(Protocol):
+    """Does a piece of work where the engine may be touched."""
+
+    def __call__(self, work: Callable[[], _T]) -> _T:
+        """What it returns."""
+
+
+def _here(work: Callable[[], _T]) -> _T:
+    return work()
+
+
+class SessionFiles:
+    """Saves and restores the sessions of one engine. For any thread, with a `call` that brings work to the engine's."""
+
+    def __init__(self, saving: Saving, call: Call = _here) -> None:
+        """Without `call` the engine belongs to the thread that saves."""
+        self._saving = saving
+        self._call = call
+
+    def save(self, session_id: str, path: Path, cache_salt: str = "") -> SessionState:
+        """Save a session to `path`; what was there stays until the new file is complete.
+
+        Raises `UnknownSession`, `SessionBusy`, or `SessionFileError` for what cannot be written.
+        """
+        state = self._saving.sessions.saved(session_id, cache_salt)
+        with writing(path) as writer:
+            messages, pictures = message_records(state.messages, writer.add)
+            log = self._saving.past(state)
+            header = Header(
+                library=__version__,
+                saved_at_s=time.time(),
+                model=self._saving.fingerprint,
+                session_id=session_id,
+                cache_salt=state.cache_salt,
+                key_salt=state.key_salt,
+                idle_s=state.idle_s,
+                messages=messages,
+                pictures=pictures,
+                answers=None if log is None else self._answers(log),
+                log=None if log is None else self._write_blocks(log, writer),
+            )
+            writer.finish(msgspec.msgpack.encode(header))
+        return self._saving.sessions.state(session_id, cache_salt)
+
+    def restore(
+        self, path: Path, cache_salt: str = "", *, client: Hashable = None, is_ours: bool = False
+    ) -> SessionState:
+        """A new session out of a file, with what fits of its keys and values, and the salt that it was saved with.
+
+        Unless `is_ours`, the file may be a forgery: what it says was computed is found by this session and its forks
+        alone. Raises `SessionFileError` or `TooManySessions`; then nothing has changed.
+        """
+        with reading(path) as reader:
+            header = self.header(reader, path)
+            if header.cache_salt != cache_salt:
+                raise SessionFileError(f"{path} was saved with another cache_salt; give that one")
+            return self._restore(reader, header, client=client, is_ours=is_ours)
+
+    def bring_back(self, path: Path, timeout_s: float, max_blocks: int) -> int | None:
+        """Open a session of our own again under its name, with at most so many blocks, and say with how many.
+
+        None, and nothing is done, if nobody had used it for `timeout_s`. Raises as `restore`.
+        """
+        with reading(path) as reader:
+            header = self.header(reader, path, any_model=True)
+            idle_s = header.idle_s + max(0.0, time.time() - header.saved_at_s)
+            if idle_s > timeout_s:
+                return None
+            self._check_model(header, path)
+            self._restore(reader, header, is_ours=True, idle_s=idle_s, max_blocks=max_blocks)
+            return 0 if header.log is None else min(max_blocks, len(header.log.blocks))
+
+    def header(self, reader: SessionFileReader, path: Path, *, any_model: bool = False) -> Header:
+        """What the file says of itself. Raises `SessionFileError`, also for another model's."""
+        header = decode_header(reader.header, str(path))
+        reader.expect(header.pieces)
+        if not any_model:
+            self._check_model(header, path)
+        return header
+
+    def _check_model(self, header: Header, path: Path) -> None:
+        difference = header.model.difference(self._saving.fingerprint)
+        if difference is not None:
+            raise SessionFileError(f"{path} was saved with another model: {difference}; serve that one to restore it")
+
+    def _answers(self, log: TokenLog) -> AnswersRecord | None:
+        spans = self._saving.answers(log)
+        return AnswersRecord(ids_to_bytes(log.short_ids[: spans[-1][1]]), tuple(spans)) if spans else None
+
+    def _write_blocks(self, log: TokenLog, writer: SessionFileWriter) -> LogRecord | None:
+        found = self._call(partial(self._saving.find, log))
+        if found is None:
+            return None
+        lease, num_blocks = found
+        try:
+            blocks = [writer.add(self._call(partial(self._saving.dump, lease, index))) for index in range(num_blocks)]
+        finally:
+            self._call(partial(self._saving.give_back, lease))
+        num_tokens = num_blocks * self._saving.block_size
+        media = [one for one in log.media if one.span.start < num_tokens]
+        return LogRecord(
+            token_ids=ids_to_bytes(log.ids(0, num_tokens)),
+            rope_delta=log.rope_delta,
+            media=tuple(
+                MediaRecord(one.span.start, one.span.grid.rows, one.span.grid.columns, one.digest or b"")
+                for one in media
+            ),
+            block_tokens=self._saving.block_size,
+            blocks=tuple(blocks),
+        )
+
+    def _restore(
+        self,
+        reader: SessionFileReader,
+        header: Header,
+        *,
+        client: Hashable = None,
+        is_ours: bool,
+        idle_s: float | None = None,
+        max_blocks: int | None = None,
+    ) -> SessionState:
+        """`idle_s`: under its old name, unused for so long; else under a new one."""
+        self._saving.sessions.check_room(sum(picture.piece.length for picture in header.pictures))
+        state = state_of(header, messages_of(header, reader.read))
+        state = replace(state, session_id=None, idle_s=0.0) if idle_s is None else replace(state, idle_s=idle_s)
+        if not is_ours:
+            state = replace(state, key_salt=f"restored {secrets.token_urlsafe(32)}")
+        loaded = self._load(reader, header, state, is_ours=is_ours, max_blocks=max_blocks)
+        try:
+            opened = self._saving.sessions.reopen(state, client=client)
+            if loaded is not None:
+                self._call(partial(self._saving.publish, *loaded))
+            return opened
+        finally:
+            if loaded is not None:
+                self._call(partial(self._saving.give_back, loaded[0]))
+
+    def _load(
+        self, reader: SessionFileReader, header: Header, state: SavedState, *, is_ours: bool, max_blocks: int | None
+    ) -> tuple[KVLease, Sequence[bytes]] | None:
+        """Fill room in the cache with saved blocks, which nobody finds yet. The lease, and the keys of its blocks."""
+        self._remember_answers(header, state)
+        record, size = header.log, self._saving.block_size
+        if record is None:
+            return None
+        is_usable = record.block_tokens == size and header.library == __version__
+        if len(ids_from_bytes(record.token_ids)) != len(record.blocks) * record.block_tokens or (
+            is_usable and any(piece.length != self._saving.block_bytes for piece in record.blocks)
+        ):
+            raise SessionFileError("the saved session has not as many keys and values as tokens; save it again")
+        if not is_usable:
+            _log.info("a session was saved by another release, or cut otherwise: its past is computed anew")
+        log = self._saving.past(state) if is_usable else None
+        wanted = 0 if log is None else self._saving.common_blocks(log, record, private=not is_ours)
+        leased = self._call(partial(self._saving.lease, min(wanted, wanted if max_blocks is None else max_blocks)))
+        lease, num_blocks = (None, 0) if leased is None else leased
+        try:
+            for index, piece in enumerate(record.blocks):
+                if index >= num_blocks and max_blocks is not None:
+                    break
+                if lease is None or index >= num_blocks:
+                    reader.skip(piece)  # who restores a file hears of all damage to it
+                else:
+                    self._call(partial(self._saving.load, lease, index, reader.read(piece)))
+        except BaseException:
+            if lease is not None:
+                self._call(partial(self._saving.give_back, lease))
+            raise
+        return None if lease is None or log is None else (lease, log.keys(size, num_blocks))
+
+    def _remember_answers(self, header: Header, state: SavedState) -> None:
+        answers = header.answers
+        if answers is None:
+            return
+        short_ids = ids_from_bytes(answers.token_ids)
+        if any(not start < stop <= len(short_ids) for start, stop in answers.spans):
+            raise SessionFileError("the saved session has an answer outside its tokens; save it again")
+        salt = state.cache_salt if state.key_salt is None else state.key_salt
+        self._saving.remember(short_ids, answers.spans, GenerationOptions(cache_salt=salt).salt)
