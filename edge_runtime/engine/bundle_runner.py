@@ -146,7 +146,7 @@ class BundleRunner:
         )
         return TokenLog(
             prompt.input_ids,
-            self.media.media(prompt.spans, plans, request.options.salt),
+            self.media.media(request.messages, prompt.spans, plans, request.options.salt),
             positions=prompt_positions(len(prompt.input_ids), prompt.spans),
             starts_in_reasoning=prompt.starts_in_reasoning,
             short_ids=prompt.short_ids,

@@ -14,13 +14,20 @@ import numpy as np
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.model_runner import MediaTimings
-from edge_runtime.engine.picture_cache import FeatureCache, KnownPictures, frame_digests, pixel_digest, source_digest
+from edge_runtime.engine.picture_cache import (
+    FeatureCache,
+    KnownPictures,
+    PartDigests,
+    frame_digests,
+    pixel_digest,
+    source_digest,
+)
 from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.errors import BadImage, EdgeError, PicturesNeeded
 from edge_runtime.families.qwen3_vl.config import VisionArchitecture
 from edge_runtime.families.qwen3_vl.processor import VisionSpan, patchify
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.conversation import ImagePart, Message, Picture, PictureDigest, media_parts
+from edge_runtime.model.conversation import ImagePart, Message, Picture, PictureDigest, frames_of, media_parts
 from edge_runtime.model.prompt import refuse_overflow
 from edge_runtime.vision.decoding import BadFrame, PictureDecoder
 from edge_runtime.vision.encoder import VisionEncoder
@@ -48,6 +55,7 @@ class MediaEncoder:
         self._encoder = encoder
         self._vision = vision
         self._kernels = kernels
+        self._digests = PartDigests()
         self._known = KnownPictures()
         self._cache = FeatureCache(cache_bytes)
 
@@ -73,8 +81,7 @@ class MediaEncoder:
         places: dict[int, str] = {}
         pictures: dict[int, Picture] = {}
         for place, part in parts:
-            frames = (part.data,) if isinstance(part, ImagePart) else part.frames
-            for number, frame in enumerate(frames, 1):
+            for number, frame in enumerate(frames_of(part), 1):
                 pictures.setdefault(id(frame), frame)
                 places.setdefault(id(frame), place if isinstance(part, ImagePart) else f"{place}, frame {number}")
         sizes = self._sizes(pictures, places, cancel, salt)
@@ -87,13 +94,15 @@ class MediaEncoder:
             refuse_overflow(num_tokens, "images and videos", max_context)
         return plans
 
-    def media(self, spans: Sequence[VisionSpan], plans: Sequence[MediaPlan], salt: bytes) -> list[Media]:
-        """The runs of `plans` at their places in a log, and what their pixels are if they were seen before.
+    def media(
+        self, messages: tuple[Message, ...], spans: Sequence[VisionSpan], plans: Sequence[MediaPlan], salt: bytes
+    ) -> list[Media]:
+        """The runs that `plan` gave, at their places in a log, and what their pixels are if they were seen before.
 
         For any thread. Raises `PicturesNeeded` where they were not, and the picture itself is not there either.
         """
         runs = [(plan.placeholder.kind, run) for plan in plans for run in plan.runs]
-        digests = frame_digests(frame for _, run in runs for frame in run.frames)
+        digests = self._digests.of(part for _, part in media_parts(messages))
         media = []
         for span, (kind, run) in zip(spans, runs, strict=True):
             for frame in run.frames:

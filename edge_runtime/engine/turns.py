@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_runtime.errors import BadParameter, PicturesNeeded
-from edge_runtime.model.conversation import ImagePart, Message, Part, Picture, PictureDigest, TextPart, VideoPart
+from edge_runtime.model.conversation import (
+    ImagePart,
+    Message,
+    Part,
+    Picture,
+    PictureDigest,
+    TextPart,
+    VideoPart,
+    frames_of,
+)
 
 _MESSAGE_BYTES = 512
 """What a message and its parts take beside their text and pictures, roughly."""
@@ -57,7 +65,7 @@ def owned(message: Message) -> Message:
 
 
 def _frames(part: Part) -> tuple[Picture, ...]:
-    return () if isinstance(part, TextPart) else (part.data,) if isinstance(part, ImagePart) else part.frames
+    return () if isinstance(part, TextPart) else frames_of(part)
 
 
 def _own_part(part: Part) -> Part:
@@ -71,9 +79,7 @@ def _own_part(part: Part) -> Part:
 def _own_frame(frame: Picture) -> Picture:
     if not isinstance(frame, np.ndarray) or not frame.flags.writeable:
         return frame
-    copy: NDArray[np.uint8] = frame.copy()
-    copy.flags.writeable = False
-    return copy
+    return np.frombuffer(frame.tobytes(), np.uint8).reshape(frame.shape)
 
 
 def before(messages: tuple[Message, ...], turn: int | None) -> tuple[Message, ...]:
