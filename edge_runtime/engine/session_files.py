@@ -95,37 +95,52 @@ class SessionFiles:
         alone. Raises `SessionFileError` or `TooManySessions`; then nothing has changed.
         """
         with reading(path) as reader:
-            header = self.header(reader, path)
+            header = self._header(reader, path)
             if header.cache_salt != cache_salt:
                 raise SessionFileError(f"{path} was saved with another cache_salt; give that one")
             return self._restore(reader, header, client=client, is_ours=is_ours)
 
-    def bring_back(self, path: Path, timeout_s: float, max_blocks: int) -> int | None:
-        """Open a session of our own again under its name, with at most so many blocks, and say with how many.
+    # ---- those that a server keeps ---------------------------------------------------------------------------
 
-        None, and nothing is done, if nobody had used it for `timeout_s`. Raises as `restore`.
+    @property
+    def timeout_s(self) -> float:
+        """A session that nobody has used for so long is forgotten."""
+        return self._saving.sessions.limits.timeout_s
+
+    @property
+    def max_blocks(self) -> int:
+        """Room in the cache."""
+        return self._saving.max_tokens // self._saving.block_size
+
+    def idle_sessions(self) -> list[tuple[str, str]]:
+        """Name and salt of each that is answering nothing, the one used last first."""
+        return self._saving.sessions.idle()
+
+    def idle_s(self, path: Path) -> float:
+        """For how long nobody has used the session of a file. Raises `SessionFileError`."""
+        with reading(path) as reader:
+            return _idle_s(decode_header(reader.header, str(path)))
+
+    def bring_back(self, path: Path, max_blocks: int) -> int:
+        """Open a session of our own again under its name, with at most so many blocks; say how many it has.
+
+        Raises as `restore`.
         """
         with reading(path) as reader:
-            header = self.header(reader, path, any_model=True)
-            idle_s = header.idle_s + max(0.0, time.time() - header.saved_at_s)
-            if idle_s > timeout_s:
-                return None
-            self._check_model(header, path)
-            self._restore(reader, header, is_ours=True, idle_s=idle_s, max_blocks=max_blocks)
+            header = self._header(reader, path)
+            self._restore(reader, header, is_ours=True, idle_s=_idle_s(header), max_blocks=max_blocks)
             return 0 if header.log is None else min(max_blocks, len(header.log.blocks))
 
-    def header(self, reader: SessionFileReader, path: Path, *, any_model: bool = False) -> Header:
+    # ---- how -------------------------------------------------------------------------------------------------
+
+    def _header(self, reader: SessionFileReader, path: Path) -> Header:
         """What the file says of itself. Raises `SessionFileError`, also for another model's."""
         header = decode_header(reader.header, str(path))
         reader.expect(header.pieces)
-        if not any_model:
-            self._check_model(header, path)
-        return header
-
-    def _check_model(self, header: Header, path: Path) -> None:
         difference = header.model.difference(self._saving.fingerprint)
         if difference is not None:
             raise SessionFileError(f"{path} was saved with another model: {difference}; serve that one to restore it")
+        return header
 
     def _answers(self, log: TokenLog) -> AnswersRecord | None:
         spans = self._saving.answers(log)
@@ -221,3 +236,7 @@ class SessionFiles:
             raise SessionFileError("the saved session has an answer outside its tokens; save it again")
         salt = state.cache_salt if state.key_salt is None else state.key_salt
         self._saving.remember(short_ids, answers.spans, GenerationOptions(cache_salt=salt).salt)
+
+
+def _idle_s(header: Header) -> float:
+    return header.idle_s + max(0.0, time.time() - header.saved_at_s)

@@ -119,15 +119,16 @@ class Session(_Message, frozen=True, kw_only=True, tag="session"):
     """Do something about a session; answered by `SessionReply` with the same id.
 
     open: begin one with `messages`. fork: begin one with the past of `session`, up to and without `turn`. state: ask.
-    close: forget it.
+    close: forget it. save: write it to the file `path`. restore: begin one with what is in that file.
     """
 
     request_id: RequestId
-    op: Literal["open", "fork", "state", "close"]
+    op: Literal["open", "fork", "state", "close", "save", "restore"]
     session: str = ""
     messages: tuple[ChatMessage, ...] = ()
     turn: int | None = None
     cache_salt: str = ""
+    path: str = ""
 
 
 # ---- server to client ------------------------------------------------------------------------------------------

@@ -16,10 +16,8 @@ from edge_runtime.engine.events import Delta, Failed, Finished, TokenLogprob
 from edge_runtime.engine.request import GenerationRequest, SessionTurn
 from edge_runtime.engine.session_files import SessionFiles
 from edge_runtime.engine.settings import EngineSettings
-from edge_runtime.errors import SessionBusy, SessionFileError, TooManySessions, UnknownSession
 from edge_runtime.model.bundle import open_bundle
-from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
+from edge_runtime.model.conversation import ImagePart, Message, VideoPart
 from edge_runtime.model.graph import GraphSettings
 from edge_runtime.vision.image import ImageLimits
 
