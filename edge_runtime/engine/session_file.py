@@ -34,6 +34,8 @@ MAX_HEADER_BYTES = 16 * 2**20
 """Texts, and token ids; pictures, keys and values are pieces."""
 
 _PREAMBLE = struct.Struct("<8sIQQQ32s")
+PREAMBLE_BYTES = _PREAMBLE.size
+"""Where the pieces begin."""
 _DIGEST_BYTES = 32
 _CHUNK_BYTES = 1 << 20
 
@@ -50,7 +52,7 @@ class SessionFileWriter:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._file.write(bytes(_PREAMBLE.size))
+        self._file.write(bytes(PREAMBLE_BYTES))
 
     def add(self, data: bytes | memoryview) -> Piece:
         """Write one piece."""
@@ -78,10 +80,10 @@ class SessionFileReader:
         self._file = file
         self._name = name
         size = os.fstat(file.fileno()).st_size
-        start = file.read(_PREAMBLE.size)
+        start = file.read(PREAMBLE_BYTES)
         if start[: len(MAGIC)] != MAGIC:
             raise SessionFileError(f"{name} is not a saved session; give a file that session.save() wrote")
-        if len(start) < _PREAMBLE.size:
+        if len(start) < PREAMBLE_BYTES:
             raise self._damaged("it was cut short")
         _, version, offset, length, total, digest = _PREAMBLE.unpack(start)
         if version != VERSION:
@@ -91,14 +93,14 @@ class SessionFileReader:
             )
         if total != size:
             raise self._damaged(f"it has {size} bytes in place of {total}")
-        if offset < _PREAMBLE.size or offset + length != size or length > MAX_HEADER_BYTES:
+        if offset < PREAMBLE_BYTES or offset + length != size or length > MAX_HEADER_BYTES:
             raise self._damaged("its header is not where it should be")
-        self._num_left = offset - _PREAMBLE.size
+        self._num_left = offset - PREAMBLE_BYTES
         file.seek(offset)
         self.header = file.read(length)
         if len(self.header) != length or _header_digest((offset, length, total), self.header) != digest:
             raise self._damaged("its header was changed")
-        file.seek(_PREAMBLE.size)
+        file.seek(PREAMBLE_BYTES)
 
     def expect(self, pieces: Iterable[Piece]) -> None:
         """Say what pieces there are, of what the header tells. Raises `SessionFileError` if it is not all there is."""

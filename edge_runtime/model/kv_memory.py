@@ -73,7 +73,7 @@ class KVMemory:
         num_blocks, _, block_size = next(iter(self.arrays.values())).shape[:3]
         if not (0 <= block < num_blocks and 0 <= start <= start + num_tokens <= block_size):
             raise InternalError(
-                f"{start} + {num_tokens} tokens of block {block}, of {num_blocks} blocks of {block_size}, were asked for"
+                f"{start} + {num_tokens} tokens of block {block}, of {num_blocks} of {block_size}, were asked for"
             )
 
 

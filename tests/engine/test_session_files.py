@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -15,12 +16,16 @@ from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Delta, Failed, Finished, TokenLogprob
 from edge_runtime.engine.request import GenerationRequest, SessionTurn
 from edge_runtime.engine.session_files import SessionFiles
+from edge_runtime.engine.session_state import SessionLimits
 from edge_runtime.engine.settings import EngineSettings
+from edge_runtime.errors import SessionBusy, SessionFileError, TooManySessions, UnknownSession
 from edge_runtime.model.bundle import open_bundle
-from edge_runtime.model.conversation import ImagePart, Message, VideoPart
+from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
 from edge_runtime.model.graph import GraphSettings
 from edge_runtime.vision.image import ImageLimits
 
+T = TypeVar("T")
 CHUNK = 32
 RNG = np.random.default_rng(3)
 SCREENS = [RNG.integers(0, 256, (96, 160, 3), dtype=np.uint8) for _ in range(3)]
@@ -105,3 +110,169 @@ def test_a_restored_session_goes_on_as_an_unbroken_one(fresh: Callable[[], Engin
     assert other._runner.kv_cache.free_tokens == other._runner.kv_cache.max_tokens
     again, _ = ask(other, files_of(other).restore(tmp_path / "chat").session_id, *question)
     assert again == unbroken
+
+
+def test_salts_stay_apart_and_a_strangers_file_is_believed_by_its_session_alone(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    engine = engine_of(tiny_bundle, None)
+    session = conversation(engine, "key")
+    files_of(engine).save(session, tmp_path / "chat", "key")
+    messages = engine.sessions.messages(session, "key")
+    with pytest.raises(UnknownSession):
+        files_of(engine).save(session, tmp_path / "other")
+    for is_ours in (False, True):
+        other = engine_of(tiny_bundle, None)
+        with pytest.raises(SessionFileError, match="another cache_salt"):
+            files_of(other).restore(tmp_path / "chat", is_ours=is_ours)
+        restored = files_of(other).restore(tmp_path / "chat", "key", is_ours=is_ours).session_id
+        fork = other.sessions.fork(restored, cache_salt="key").session_id
+        alike = other.sessions.open(messages, cache_salt="key").session_id
+        found = [ask(other, one, "and?", salt="key")[1].timings.cached_tokens for one in (alike, fork, restored)]
+        assert (found[0] > 0) is is_ours
+        assert found[1] > 0
+        assert found[2] >= found[1]
+        # What it says later is private, too, and stays so in a file of its own.
+        files_of(other).save(restored, tmp_path / "again", "key")
+        third = engine_of(tiny_bundle, None)
+        again = files_of(third).restore(tmp_path / "again", "key", is_ours=True).session_id
+        alike = third.sessions.open(messages, cache_salt="key").session_id
+        found = [ask(third, one, "so?", salt="key")[1].timings.cached_tokens for one in (alike, again)]
+        assert (found[0] > 0) is is_ours
+        assert found[1] > 0
+
+
+def test_what_fits_is_restored(tiny_bundle_edge: Path, kernel_library: KernelLibrary, tmp_path: Path) -> None:
+    engine = engine_of(tiny_bundle_edge, kernel_library, "int8")
+    session = conversation(engine)
+    files_of(engine).save(session, tmp_path / "chat")
+    unbroken, finished = ask(engine, session, "and?")
+    other = engine_of(tiny_bundle_edge, kernel_library, "int8", cache_tokens=finished.timings.prompt_tokens + 12)
+    talks = GenerationRequest("talks", (Message("user", "hello"),), ignore_eos=True, max_tokens=100)
+    other.submit(talks)
+    other.step()
+    restored = files_of(other).restore(tmp_path / "chat").session_id
+    other.cancel("talks")
+    while other.has_work:
+        other.step()
+    answer, after = ask(other, restored, "and?")
+    assert answer == unbroken
+    assert 0 < after.timings.cached_tokens < finished.timings.cached_tokens
+
+
+def test_saving_and_restoring_beside_a_chat_that_is_answered(
+    fresh: Callable[[], Engine], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between every two pieces of work the engine steps, and ends and admits other chats."""
+    alone, _ = ask(engine := fresh(), conversation(engine), "and?")
+    engine = fresh()
+    session = conversation(engine)
+    numbers = iter(range(1000))
+
+    def beside(work: Callable[[], T]) -> T:
+        done = work()
+        if not engine.has_work:
+            engine.submit(GenerationRequest(f"n{next(numbers)}", (Message("user", "hello"),), max_tokens=3))
+        engine.step()
+        return done
+
+    SessionFiles(engine.saving, beside).save(session, tmp_path / "chat")
+    engine = fresh()
+    restored = SessionFiles(engine.saving, beside).restore(tmp_path / "chat").session_id
+    while engine.has_work:
+        engine.step()
+    assert next(numbers) > 3
+    answer, finished = ask(engine, restored, "and?")
+    assert answer == alone
+    assert finished.timings.cached_tokens > 0
+    assert "idle" not in caplog.text
+
+
+def test_a_chat_waits_for_the_room_of_a_session_that_is_being_saved(
+    tiny_bundle_edge: Path, kernel_library: KernelLibrary
+) -> None:
+    engine = engine_of(tiny_bundle_edge, kernel_library, cache_tokens=512)
+    session = conversation(engine)
+    log = engine.saving.past(engine.sessions.saved(session))
+    assert log is not None
+    found = engine.saving.find(log)
+    assert found is not None
+    engine.submit(GenerationRequest("all", (Message("user", "hello"),), ignore_eos=True, max_tokens=450))
+    assert engine.step() == []
+    assert engine.num_waiting == 1
+    engine.saving.give_back(found[0])
+    assert not any(isinstance(event, Failed) for _ in range(5) for event in engine.step())
+    assert engine.num_running == 1
+
+
+def test_busy_and_closed_sessions_are_not_saved(tiny_bundle: Path, tmp_path: Path) -> None:
+    engine = engine_of(tiny_bundle, None)
+    session = engine.sessions.open().session_id
+    request = GenerationRequest("r", (Message("user", "hello"),), session=SessionTurn(session))
+    engine.prepare(request, CancelToken())
+    with pytest.raises(SessionBusy):
+        files_of(engine).save(session, tmp_path / "chat")
+    engine.sessions.close(session)
+    with pytest.raises(UnknownSession):
+        files_of(engine).save(session, tmp_path / "chat")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_session_and_one_that_no_template_takes(tiny_bundle: Path, tmp_path: Path) -> None:
+    engine = engine_of(tiny_bundle, None)
+    for messages in ((), (Message("assistant", "first"), Message("user", TextPart("<|image_pad|>")))):
+        session = engine.sessions.open(messages).session_id
+        files_of(engine).save(session, tmp_path / "chat")
+        restored = files_of(engine).restore(tmp_path / "chat").session_id
+        assert engine.sessions.messages(restored) == tuple(messages)
+
+
+def test_only_sessions_of_the_same_model_are_restored(
+    tiny_bundle: Path,
+    tiny_bundle_int4: Path,
+    tiny_bundle_edge: Path,
+    kernel_library: KernelLibrary,
+    tmp_path: Path,
+) -> None:
+    portable, edge = tmp_path / "portable", tmp_path / "edge"
+    engine = engine_of(tiny_bundle, None)
+    files_of(engine).save(conversation(engine), portable)
+    engine = engine_of(tiny_bundle_edge, kernel_library, "int8")
+    files_of(engine).save(conversation(engine), edge)
+    for path, other, what in (
+        (portable, engine_of(tiny_bundle_int4, None), "model|bundle"),
+        (portable, engine_of(tiny_bundle_edge, kernel_library), "model|flavour portable"),
+        (edge, engine_of(tiny_bundle_edge, kernel_library, "fp16"), "KV dtype int8"),
+        (edge, engine_of(tiny_bundle, None), "model|flavour edge"),
+    ):
+        with pytest.raises(SessionFileError, match=f"saved with another model: .*({what})"):
+            files_of(other).restore(path)
+        assert other.sessions.num_sessions == 0
+
+
+def test_what_another_release_computed_is_computed_anew(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(tiny_bundle, None)
+    session = conversation(engine)
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_runtime.engine.session_files.__version__", "0.0.1")
+        files_of(engine).save(session, tmp_path / "chat")
+    other = engine_of(tiny_bundle, None)
+    _, finished = ask(other, files_of(other).restore(tmp_path / "chat").session_id, "and?")
+    assert finished.timings.cached_tokens == 0
+    assert finished.timings.prompt_tokens == ask(engine, session, "and?")[1].timings.prompt_tokens
+
+
+def test_a_session_that_holds_too_much_is_not_restored(tiny_bundle: Path, tmp_path: Path) -> None:
+    engine = engine_of(tiny_bundle, None)
+    files_of(engine).save(conversation(engine), tmp_path / "chat")
+    other = engine_of(tiny_bundle, None)
+    other.sessions.limits = SessionLimits(max_bytes=SCREENS[0].nbytes)
+    with pytest.raises(TooManySessions):
+        files_of(other).restore(tmp_path / "chat")
+    other.sessions.limits = SessionLimits(max_sessions=0)
+    with pytest.raises(TooManySessions):
+        files_of(other).restore(tmp_path / "chat")
+    cache = other._runner.kv_cache
+    assert (cache.kept_tokens, cache.free_tokens) == (0, cache.max_tokens)
