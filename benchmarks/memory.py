@@ -111,6 +111,7 @@ def rows(planned: PlannedBundle, measured: Measured) -> list[tuple[str, str, str
     decoding = plan.decoding_bytes + DECODING_PROCESS_BYTES
     pairs = (
         ("once loaded", plan.loaded_bytes, measured.loaded),
+        ("grown since", plan.total_bytes - decoding - plan.loaded_bytes, measured.server_peak - measured.loaded),
         ("server at its peak", plan.total_bytes - decoding, measured.server_peak),
         ("decoding process at its peak", decoding, measured.decoding_peak),
         ("both", plan.total_bytes, measured.server_peak + measured.decoding_peak),

@@ -29,6 +29,7 @@ from edge_runtime.errors import (
 
 if TYPE_CHECKING:
     from edge_runtime.devices.memory import MemoryRequest
+    from edge_runtime.engine.dropping import older_than
     from edge_runtime.engine.engine import Engine
     from edge_runtime.engine.events import Delta, Failed, Finished
     from edge_runtime.engine.load import PlannedBundle, load
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "devices.memory": "MemoryRequest",
+    "engine.dropping": "older_than",
     "engine.engine": "Engine",
     "engine.events": "Delta Failed Finished",
     "engine.load": "PlannedBundle load",
@@ -96,6 +98,7 @@ __all__ = [
     "errors",
     "load",
     "model_info",
+    "older_than",
     "question",
 ]
 

@@ -136,15 +136,16 @@ class BundleRunner:
 
     def _prepare(self, request: GenerationRequest, cancel: CancelToken) -> TokenLog:
         plans = self.media.plan(request.messages, self._max_context, cancel, request.options.salt)
+        num_dropped = sum(plan.placeholder.num_tokens for plan in plans if plan.dropped)
         prompt = self._prompts.build(
             request.messages,
             [plan.placeholder for plan in plans],
-            self._max_context,
+            self._max_context + num_dropped,
             request.options.enable_thinking,
             parse_special=request.options.parse_special,
             salt=request.options.salt,
         )
-        return TokenLog(
+        log = TokenLog(
             prompt.input_ids,
             self.media.media(request.messages, prompt.spans, plans, request.options.salt),
             positions=prompt_positions(len(prompt.input_ids), prompt.spans),
@@ -152,6 +153,8 @@ class BundleRunner:
             short_ids=prompt.short_ids,
             salt=request.options.salt,
         )
+        log.drop_media()
+        return log
 
     def forward(self, steps: Sequence[Step]) -> list[Logits | None]:
         """Run the decoder on every step; per step the logits it wants; None if that is none, or it was cancelled."""

@@ -90,7 +90,7 @@ class MediaEncoder:
             cancel.raise_if_cancelled()
             with _named(place):
                 plans.append(self._planner.plan(part, place, lambda frame: sizes[id(frame)]))
-            num_tokens += plans[-1].placeholder.num_tokens
+            num_tokens += 0 if part.dropped else plans[-1].placeholder.num_tokens
             refuse_overflow(num_tokens, "images and videos", max_context)
         return plans
 
@@ -101,16 +101,17 @@ class MediaEncoder:
 
         For any thread. Raises `PicturesNeeded` where they were not, and the picture itself is not there either.
         """
-        runs = [(plan.placeholder.kind, run) for plan in plans for run in plan.runs]
+        runs = [(plan, run) for plan in plans for run in plan.runs]
         digests = self._digests.of(part for _, part in media_parts(messages))
         media = []
-        for span, (kind, run) in zip(spans, runs, strict=True):
+        for span, (plan, run) in zip(spans, runs, strict=True):
             for frame in run.frames:
                 self._known.note_size(digests[id(frame)], salt, run.source_size)
             source = source_digest(run, digests, salt)
-            image_size = run.source_size if kind == "image" else None
-            media.append(Media(span, run, source, self._known.digest(source), image_size=image_size))
-        _need(one for one in media if one.digest is None)
+            image_size = run.source_size if plan.placeholder.kind == "image" else None
+            known = self._known.digest(source)
+            media.append(Media(span, run, source, known, image_size=image_size, dropped=plan.dropped))
+        _need(one for one in media if one.digest is None and not one.dropped)
         return media
 
     def recognize(self, media: Media, digest: bytes) -> None:

@@ -88,6 +88,8 @@ class Saving:
         Of images whose pixels nothing is known of here, what was saved is believed; `private`: in such a way that
         nobody who has the same pixels under this salt gets to hear of it.
         """
+        if saved.rope_delta != log.rope_delta:  # other images were dropped
+            return 0
         tokens = ids_from_bytes(saved.token_ids)
         same = tokens == np.resize(log.input_ids, len(tokens)) if len(log) else tokens < 0
         num_common = min(len(log), int(np.argmin(np.append(same, False))))
@@ -111,10 +113,19 @@ class Saving:
 
     def find(self, log: TokenLog) -> tuple[KVLease, int] | None:
         """Hold the first blocks of `log` that are in the cache, and how many they are."""
+        self._materialize(log)
         found = self._runner.kv_cache.find(log.keys(self.block_size, len(log) // self.block_size))
         if found is not None:
             self._scheduler.lent.append(found[0])
         return found
+
+    def _materialize(self, log: TokenLog) -> None:
+        """Give a log out of which something was dropped since it was last run the rows that a request would copy."""
+        cache, size = self._runner.kv_cache, self.block_size
+        sources = list(log.sources(size))
+        lease = cache.lease(len(log), log.keys(size, (len(log) - 1) // size), sources) if sources else None
+        if lease is not None:
+            lease.free()
 
     def lease(self, num_blocks: int) -> tuple[KVLease, int] | None:
         """Room for so many blocks, or for as many as there is room for now."""

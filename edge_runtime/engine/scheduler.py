@@ -139,7 +139,7 @@ class Scheduler:
         # The last token of a prompt always runs: its logits are wanted.
         block_size = self._kv_cache.block_size
         keys = chat.log.keys(block_size, (chat.log.num_prompt - 1) // block_size)
-        lease = self._kv_cache.lease(chat.max_context, keys)
+        lease = self._kv_cache.lease(chat.max_context, keys, chat.log.sources(block_size))
         if lease is None:
             if not self._running and not self.lent:
                 free, room = self._kv_cache.free_tokens, self._kv_cache.max_tokens

@@ -41,6 +41,7 @@ class PartRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     min_pixels: _Size | None = None
     max_pixels: _Size | None = None
     is_video: bool = False
+    dropped: _Index = 0
 
 
 class MessageRecord(msgspec.Struct, frozen=True):
@@ -145,8 +146,9 @@ def message_records(
         if isinstance(part, TextPart):
             return PartRecord(part.text)
         if isinstance(part, ImagePart):
-            return PartRecord(None, (number(part.data),), (), part.min_pixels, part.max_pixels)
-        return PartRecord(None, tuple(map(number, part.frames)), part.timestamps_s, is_video=True)
+            return PartRecord(None, (number(part.data),), (), part.min_pixels, part.max_pixels, dropped=part.dropped)
+        frames = tuple(map(number, part.frames))
+        return PartRecord(None, frames, part.timestamps_s, is_video=True, dropped=part.dropped)
 
     records = tuple(MessageRecord(message.role, tuple(map(record, message.content))) for message in messages)
     return records, tuple(pictures)
@@ -175,12 +177,12 @@ def _part(record: PartRecord, pictures: Sequence[Picture]) -> Part:
         raise SessionFileError("the saved session has a part without its picture; save it again")
     chosen = tuple(pictures[number] for number in record.pictures)
     if not record.is_video and len(chosen) == 1:
-        return ImagePart(chosen[0], record.min_pixels, record.max_pixels)
+        return ImagePart(chosen[0], record.min_pixels, record.max_pixels, record.dropped)
     times = record.timestamps_s
     in_order = list(times) == sorted(times) and all(math.isfinite(time) and time >= 0 for time in times)
     if not record.is_video or not chosen or len(times) != len(chosen) or not in_order:
         raise SessionFileError("the saved session has a part that is neither text, image nor video; save it again")
-    return VideoPart(chosen, times)
+    return VideoPart(chosen, times, record.dropped)
 
 
 def state_of(header: Header, messages: tuple[Message, ...]) -> SavedState:

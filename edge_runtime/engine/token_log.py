@@ -6,19 +6,26 @@ It is all there is to know of a chat's past: what is in the KV cache follows fro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.engine.dropping import Gap, kept_tokens
 from edge_runtime.engine.events import ImageShape
 from edge_runtime.families.qwen3_vl.processor import VisionSpan
+from edge_runtime.model.kv_cache import RowSource
 from edge_runtime.vision.encoder import Encoding, VisionFeatures
 from edge_runtime.vision.pending import PendingPixels
 from edge_runtime.vision.plan import VisionRun
 
 _KEY_BYTES = 16
+_MAX_SOURCES = 4
+"""So many drops back is looked for what was computed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,21 +57,32 @@ class Media:
     num_dropped: int = 0
     image_size: tuple[int, int] | None = None
     """Of an image: its height and width as decoded, upright."""
+    dropped: int = 0
+    """That of its part."""
 
     @property
     def ready(self) -> bool:
         """Whether it can be encoded, or further encoded, without waiting for pixels."""
         return self.encoding is not None or self.pixels is None or self.pixels.done()
 
+    def gap(self, input_ids: NDArray[np.int64]) -> Gap:
+        """What it leaves in the log of `input_ids` when it is dropped."""
+        tokens = input_ids[self.span.start : self.span.stop]
+        digest = hashlib.blake2b(tokens.tobytes(), digest_size=_KEY_BYTES)
+        digest.update(repr((self.span.grid.rows, self.span.grid.columns)).encode() + self.source)
+        return Gap(self.span.start, self.span.stop, self.dropped, digest.digest())
+
 
 class TokenLog:
     """The tokens of a chat, oldest first. Grows by `append`; owned by one chat."""
 
     __slots__ = (
+        "_gaps",
         "_ids",
         "_keys",
         "_length",
         "_position_ids",
+        "_whole",
         "media",
         "num_prompt",
         "rope_delta",
@@ -95,6 +113,8 @@ class TokenLog:
         self.salt = salt
         """Logs share what they have in common only if theirs is equal: 16 bytes, or none."""
         self._keys: list[bytes] = []
+        self._whole: TokenLog | None = None  # before anything was dropped
+        self._gaps: tuple[tuple[int, Gap], ...] = ()  # each before the token of that index
         self.media = tuple(media)
         """In the order of their tokens."""
         self.starts_in_reasoning = starts_in_reasoning
@@ -135,6 +155,44 @@ class TokenLog:
         """The first that is not encoded yet."""
         return next((media for media in self.media if media.run is not None), None)
 
+    def drop_media(self) -> None:
+        """Take out the tokens of images that are marked as dropped; see `drop`."""
+        gaps = [media.gap(self._ids) for media in self.media if media.dropped]
+        if gaps:
+            self.drop(gaps)
+
+    def drop(self, gaps: Sequence[Gap]) -> None:
+        """Take the tokens of `gaps`, in order, out of a prompt; all others, and all to come, keep their positions."""
+        self._whole = copy(self)
+        self._whole.media = tuple(replace(media, run=None) for media in self.media)  # what they show is not needed
+        kept = kept_tokens(self.num_prompt, gaps)
+        num_before: NDArray[np.int64] = np.cumsum(kept) - kept  # of those that stay
+        self._gaps, self._keys = tuple((int(num_before[gap.start]), gap) for gap in gaps), []
+        self.rope_delta += int(np.sum(~kept))
+        self.media = tuple(
+            replace(media, span=replace(media.span, start=int(num_before[media.span.start])))
+            for media in self.media
+            if kept[media.span.start]
+        )
+        self._ids, self._position_ids = self._ids[kept], self._position_ids[:, kept]
+        self._length = self.num_prompt = len(self._ids)
+
+    def sources(self, block_size: int) -> Iterator[RowSource]:
+        """Where the keys and values of a log with gaps may be found: those before its latest drop, before that one, ...
+
+        As `keys`, for all tokens but the last.
+        """
+        if self._whole is None:
+            return
+        num_whole, dropped = self._whole.num_prompt, [gap for _, gap in self._gaps]
+        kept = kept_tokens(num_whole, dropped)
+        for number in sorted({gap.number for gap in dropped}, reverse=True)[:_MAX_SOURCES]:
+            earlier, gaps = copy(self._whole), [gap for gap in dropped if gap.number < number]
+            if gaps:
+                earlier.drop(gaps)
+            places = np.cumsum(kept_tokens(num_whole, gaps)) - 1
+            yield RowSource(earlier.keys(block_size, earlier.num_prompt // block_size), places[kept][:-1])
+
     def append(self, token_id: int) -> None:
         """Add a token of the answer."""
         if self._length == len(self._ids):
@@ -155,20 +213,25 @@ class TokenLog:
     def keys(self, block_size: int, num_blocks: int) -> Sequence[bytes]:
         """Keys of the first blocks of tokens: each says all that its tokens, and those before it, depend on.
 
-        That is their ids, and of an image its pixels as the encoder gets them, and its grid; positions follow from
-        these. The salt is in all of them. At most `num_blocks`; fewer where an image has not been seen yet. Always
-        asked with one `block_size`.
+        That is their ids, of an image its pixels as the encoder gets them, and its grid, and of a gap all that was
+        there; positions follow from these. The salt is in all of them. At most `num_blocks`; fewer where an image has
+        not been seen yet. Always asked with one `block_size`.
         """
         while len(self._keys) < num_blocks:
             start = len(self._keys) * block_size
-            inside = [one for one in self.media if one.span.start < start + block_size and start < one.span.stop]
+            stop = start + block_size
+            first = bisect_right(self.media, start, key=lambda one: one.span.stop)
+            inside = list(takewhile(lambda one: one.span.start < stop, self.media[first:]))  # noqa: B023 (used at once)
             if any(one.digest is None for one in inside):
                 break
             key = hashlib.blake2b(self._keys[-1] if self._keys else b"", digest_size=_KEY_BYTES, salt=self.salt)
-            key.update(self.ids(start, start + block_size).tobytes())
+            key.update(self.ids(start, stop).tobytes())
             for one in inside:
                 place = (one.span.start - start, one.span.grid.rows, one.span.grid.columns)
                 key.update(repr(place).encode() + (one.digest or b""))
+            for index, gap in self._gaps:
+                if start <= index < stop:
+                    key.update(f"gap {index - start}:".encode() + gap.digest)
             self._keys.append(key.digest())
         return self._keys[:num_blocks]
 

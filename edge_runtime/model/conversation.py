@@ -59,6 +59,8 @@ class ImagePart:
     data: Picture
     min_pixels: int | None = None
     max_pixels: int | None = None
+    dropped: int = 0
+    """In which drop of its session its tokens have left, approximately (docs/sessions.md); 0: they are there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,8 @@ class VideoPart:
 
     frames: tuple[Picture, ...]
     timestamps_s: tuple[float, ...]
+    dropped: int = 0
+    """As that of an image."""
 
 
 Part = TextPart | ImagePart | VideoPart

@@ -17,9 +17,10 @@ from edge_runtime.errors import Cancelled, InternalError
 from edge_runtime.families.qwen3_vl.config import Architecture, TextArchitecture
 from edge_runtime.families.qwen3_vl.decoder import portable_decoder_contract
 from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.contiguous_kv_cache import ContiguousKVCache, ContiguousLease
 from edge_runtime.model.contract import check_contract
 from edge_runtime.model.graph import Array, Binding, Graph
-from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease, KVCache, KVLease
+from edge_runtime.model.kv_cache import KVCache, KVLease
 from edge_runtime.model.kv_memory import KVMemory, bytes_per_token
 
 
@@ -162,9 +163,9 @@ class _ChatMemory:
     memory: KVMemory
     binding: Binding
 
-    def copy(self, target: _ChatMemory, num_tokens: int) -> None:
-        """Copy the first `num_tokens` into `target`."""
-        self.memory.copy(0, 0, num_tokens, into=target.memory)
+    def copy(self, target: _ChatMemory, rows: NDArray[np.int64]) -> None:
+        """Copy `rows` to the first ones of `target`."""
+        self.memory.copy_rows(rows, np.arange(len(rows)), into=target.memory)
 
 
 def logits_buffers(graph: Graph, text: TextArchitecture, num_rows: int) -> dict[str, Array]:

@@ -7,14 +7,14 @@ written again; when nobody refers to it, it is kept until its room is needed, th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import InternalError
-from edge_runtime.model.kv_cache import KVLease
+from edge_runtime.model.kv_cache import KVLease, RowSource
 
 
 class PagedLease(KVLease):
@@ -61,6 +61,8 @@ class PagedKVCache:
         self._references = np.zeros(self.num_blocks, dtype=np.int64)
         self._block_of: dict[bytes, int] = {}
         self._key_of: dict[int, bytes] = {}
+        self.copy_rows: Callable[[NDArray[np.int64], NDArray[np.int64]], None] = _no_memory
+        """Copies what lies in some rows to others; both count through all blocks. Set by who owns the memory."""
 
     @property
     def max_tokens(self) -> int:
@@ -77,18 +79,45 @@ class PagedKVCache:
         """Those of them that would be found again."""
         return len(self._kept) * self.block_size
 
-    def lease(self, num_tokens: int, keys: Sequence[bytes] = ()) -> PagedLease | None:
+    def lease(
+        self, num_tokens: int, keys: Sequence[bytes] = (), sources: Iterable[RowSource] = ()
+    ) -> PagedLease | None:
         """As `KVCache.lease`, rounded up to whole blocks."""
         if num_tokens < 1 or len(keys) * self.block_size >= max(num_tokens, 1):
             raise InternalError(f"a KV lease of {num_tokens} tokens was asked for, {len(keys)} blocks of it by key")
         shared = self._shared(keys)
         num_own = -(-num_tokens // self.block_size) - len(shared)
-        if num_own > len(self._free) + len(self._kept) - sum(not self._references[block] for block in shared):
+        if num_own > self._num_free_beside(shared):
             return None
-        self._use(shared)
+        rows = self._found(sources, len(shared) * self.block_size)
+        read = np.unique(rows // self.block_size).tolist()
+        if num_own > self._num_free_beside({*shared, *read}):
+            rows, read = rows[:0], []
+        self._use((*shared, *read))
         own = [self._take() for _ in range(num_own)]
         self._references[own] = 1
-        return PagedLease(self, np.array([*shared, *own], dtype=np.int32), len(shared))
+        lease = PagedLease(self, np.array([*shared, *own], dtype=np.int32), len(shared))
+        if len(rows):
+            places = np.arange(lease.length, lease.length + len(rows))
+            blocks, inside = np.divmod(places, self.block_size)
+            self.copy_rows(rows, lease.block_ids[blocks].astype(np.int64) * self.block_size + inside)
+            lease.begin(lease.length + len(rows), keys)
+            self.release(read)
+        return lease
+
+    def _num_free_beside(self, blocks: Iterable[int]) -> int:
+        """How many blocks can be taken if these stay."""
+        return len(self._free) + len(self._kept) - sum(not self._references[block] for block in blocks)
+
+    def _found(self, sources: Iterable[RowSource], num_tokens: int) -> NDArray[np.int64]:
+        """Where the tokens of a lease from number `num_tokens` on can be copied from, counted through all blocks."""
+        for source in sources:
+            there = takewhile(self._block_of.__contains__, source.keys)
+            blocks = np.array([self._block_of[key] for key in there], dtype=np.int64)
+            rows = source.found(len(blocks) * self.block_size)[num_tokens:]
+            if len(rows):
+                return blocks[rows // self.block_size] * self.block_size + rows % self.block_size
+        return np.empty(0, dtype=np.int64)
 
     def find(self, keys: Sequence[bytes]) -> tuple[PagedLease, int] | None:
         """As `KVCache.find`."""
@@ -141,3 +170,9 @@ class PagedKVCache:
         block, _ = self._kept.popitem(last=False)
         del self._block_of[self._key_of.pop(block)]
         return block
+
+
+def _no_memory(sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
+    raise InternalError(
+        f"{len(sources)} rows were to be copied to {len(targets)} others of a KV cache without a memory"
+    )

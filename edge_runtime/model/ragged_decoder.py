@@ -44,6 +44,7 @@ class RaggedDecoder:
         self.kv_bytes_per_token = bytes_per_token(rows, architecture.text.num_kv_heads)
         """What a token takes in the cache, over all layers."""
         self.memory = KVMemory(rows, architecture.text.num_kv_heads, self._kv_cache.num_blocks, BLOCK_SIZE)
+        self._kv_cache.copy_rows = self.memory.copy_rows
         self._binding = graph.bind([(name, None, pool) for name, pool in self.memory.arrays.items()])
 
     @property

@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from typing import Any
 
+from edge_runtime.engine.dropping import OlderThan
 from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions, SamplingParams
 from edge_runtime.errors import ConnectionLost, UnknownSession
@@ -202,6 +203,14 @@ class AsyncSession(BaseSession[AsyncStream]):
     async def fork(self, turn: int | None = None) -> AsyncSession:
         """A new session with the same past, up to and without `turn`. Costs nothing: what both share is kept once."""
         return AsyncSession(self._client, await self._call("fork", turn=turn), self._cache_salt)
+
+    async def drop(
+        self, images: OlderThan | None = None, *, reasoning: bool = False, approximate: bool = False
+    ) -> wire.SessionReply:
+        """As that of `client.Session`."""
+        replies = _Replies()
+        self._drop(replies.put, images, reasoning, approximate)
+        return reply_of(wire.SessionReply, await replies.get())
 
     async def state(self) -> wire.SessionReply:
         """How long it is, and what it holds. Raises `UnknownSession`."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from edge_runtime.engine.dropping import OlderThan
 from edge_runtime.engine.events import Delta, Failed, Finished
 from edge_runtime.engine.request import GenerationOptions, SamplingParams, SessionTurn
 from edge_runtime.errors import BadParameter, Cancelled
@@ -190,6 +191,12 @@ class BaseSession(Generic[_Stream]):
         supersede = fields.pop("supersede", False)
         known = GenerationOptions.of(options, fields, "ask()", wraps=True)
         return self._begin(question(prompt, images), known, turn, supersede)
+
+    def _drop(self, deliver: Deliver, images: OlderThan | None, reasoning: bool, approximate: bool) -> None:
+        if images is not None and not isinstance(images, OlderThan):
+            raise BadParameter(f"images is {images!r:.80}; wanted older_than(k), which leaves the last k")
+        keep = None if images is None else images.num_kept
+        self._do(deliver, "drop", keep_images=keep, reasoning=reasoning, approximate=approximate)
 
     def _do(self, deliver: Deliver, op: str, **fields: Any) -> None:
         self._client._begin_session(deliver, op=op, session=self.session_id, cache_salt=self._cache_salt, **fields)

@@ -11,6 +11,7 @@ import queue
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from edge_runtime.engine.dropping import OlderThan
 from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions, SamplingParams
 from edge_runtime.errors import ConnectionLost, UnknownSession
@@ -188,6 +189,20 @@ class Session(BaseSession[Stream]):
     def fork(self, turn: int | None = None) -> Session:
         """A new session with the same past, up to and without `turn`. Costs nothing: what both share is kept once."""
         return Session(self._client, self._call("fork", turn=turn), self._cache_salt)
+
+    def drop(
+        self, images: OlderThan | None = None, *, reasoning: bool = False, approximate: bool = False
+    ) -> wire.SessionReply:
+        """Let images and videos go, as `images=older_than(3)`: all but the last 3 leave what the model is told.
+
+        Exactly, the next request computes anew what follows the first that left. With `approximate` nothing is computed
+        anew: what was computed with them in view stays as it is (docs/sessions.md tells how far answers drift).
+        `reasoning`: thoughts leave, too; exactly they always do, by the chat template, when the next question comes.
+        Raises `UnknownSession`, `SessionBusy`.
+        """
+        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._drop(replies.put, images, reasoning, approximate)
+        return reply_of(wire.SessionReply, replies.get())
 
     def state(self) -> wire.SessionReply:
         """How long it is, and what it holds. Raises `UnknownSession`."""

@@ -135,5 +135,6 @@ def test_a_table_of_memory_compares_with_the_plan() -> None:
     seen = Measured(loaded=100 * 2**20, server_peak=450 * 2**20, decoding_peak=50 * 2**20)
     table = {row[0]: row[1:] for row in rows(SimpleNamespace(plan=plan), seen)}  # type: ignore[arg-type]
     assert table["once loaded"] == ("200 MiB", "100 MiB", "50 %")
+    assert table["grown since"] == ("700 MiB", "350 MiB", "50 %")
     assert table["server at its peak"] == ("900 MiB", "450 MiB", "50 %")
     assert table["both"] == ("1000 MiB", "500 MiB", "50 %")

@@ -12,6 +12,7 @@ import pytest
 from edge_kernels.library import KernelLibrary
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
+from edge_runtime.engine.dropping import drop_media
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Delta, Failed, Finished, TokenLogprob
 from edge_runtime.engine.request import GenerationRequest, SessionTurn
@@ -110,6 +111,25 @@ def test_a_restored_session_goes_on_as_an_unbroken_one(fresh: Callable[[], Engin
     assert other._runner.kv_cache.free_tokens == other._runner.kv_cache.max_tokens
     again, _ = ask(other, files_of(other).restore(tmp_path / "chat").session_id, *question)
     assert again == unbroken
+
+
+@pytest.mark.parametrize("asks_first", [False, True])
+def test_what_was_dropped_approximately_stays_so(fresh: Callable[[], Engine], tmp_path: Path, asks_first: bool) -> None:
+    """Also where nobody has asked anything since, so that its rows are still among those of the whole log."""
+    engine = fresh()
+    session = conversation(engine)
+    engine.sessions.change(session, lambda said: drop_media(said, 1, approximate=True))
+    if asks_first:
+        ask(engine, session, "well?")
+    files_of(engine).save(session, tmp_path / "chat")
+    unbroken, finished = ask(engine, session, "and?")
+    other = fresh()
+    restored = files_of(other).restore(tmp_path / "chat").session_id
+    answer, after = ask(other, restored, "and?")
+    assert answer == unbroken
+    block_size = other._runner.kv_cache.block_size
+    assert after.timings.cached_tokens >= finished.timings.cached_tokens // block_size * block_size > 0
+    assert after.timings.prompt_tokens == finished.timings.prompt_tokens
 
 
 def test_salts_stay_apart_and_a_strangers_file_is_believed_by_its_session_alone(

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from edge_runtime import errors
+from edge_runtime.engine.dropping import older_than
 from edge_runtime.engine.session import SessionLimits, Sessions
+from edge_runtime.model.conversation import ImagePart
 from edge_runtime.serving.async_client import AsyncClient
 from edge_runtime.serving.client import Client
 from tests.serving.conftest import RunningServer
@@ -40,6 +42,23 @@ def test_only_what_is_new_is_sent(serve: Serve) -> None:
         assert (session.state().num_turns, fork.state().num_turns) == (1, 2)
     with pytest.raises(errors.UnknownSession), Client(running.address) as client:
         client.session(session.session_id)
+
+
+def test_old_images_are_dropped(serve: Serve) -> None:
+    running = serve()
+    with Client(running.address) as client, client.session() as session:
+        for name in (b"one", b"two", b"three"):
+            session.ask("count 1", images=name)
+        assert session.drop(older_than(1), approximate=True).num_messages == 6
+        session.ask("count 1")
+        parts = [part for message in running.engine.requests[-1].messages for part in message.content]
+        assert [part.dropped for part in parts if isinstance(part, ImagePart)] == [1, 1, 0]
+        session.drop(images=older_than(1), reasoning=True)
+        session.drop(reasoning=True)
+        session.ask("count 2")
+        assert said(running).count("(picture)") == 1
+        with pytest.raises(errors.BadParameter, match="wanted older_than"):
+            session.drop(2)  # type: ignore[arg-type]
 
 
 def test_a_lost_connection_does_not_lose_a_session(serve: Serve) -> None:
@@ -100,6 +119,10 @@ def test_the_asyncio_client_has_them_too(serve: Serve) -> None:
             assert said(running) == "user:count 1 assistant:0  user:count 3"
             assert [delta.text async for delta in session.generate("count 1")] == ["0 "]
             assert (await session.state()).num_turns == 3
+            await session.ask("count 1", images=b"picture")
+            assert (await session.drop(older_than(0))).num_turns == 4
+            await session.ask("count 2")
+            assert "picture" not in said(running)
 
     asyncio.run(talk())
     assert isinstance(running.engine.sessions, Sessions)
