@@ -118,7 +118,7 @@ class Scheduler:
         """Forget `chat` and return its room in the cache."""
         if chat.lease is not None:
             self._running.remove(chat)
-            chat.lease.free()
+            chat.leave(self._kv_cache.block_size)
             return
         line = self._waiting[chat.client]
         line.remove(chat)

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 
 import numpy as np
@@ -178,10 +179,11 @@ class TokenLog:
         self._length = self.num_prompt = len(self._ids)
 
     def sources(self, block_size: int) -> Iterator[RowSource]:
-        """Where the keys and values of a log with gaps may be found: those before its latest drop, before that one, ...
+        """Where keys and values of all tokens but the last may be copied from: logs that begin as this one does.
 
-        As `keys`, for all tokens but the last.
+        And of a log with gaps those before its latest drop, before that one, ...
         """
+        yield self._source(block_size, np.arange(self.num_prompt - 1))
         if self._whole is None:
             return
         num_whole, dropped = self._whole.num_prompt, [gap for _, gap in self._gaps]
@@ -191,7 +193,11 @@ class TokenLog:
             if gaps:
                 earlier.drop(gaps)
             places = np.cumsum(kept_tokens(num_whole, gaps)) - 1
-            yield RowSource(earlier.keys(block_size, earlier.num_prompt // block_size), places[kept][:-1])
+            yield earlier._source(block_size, places[kept][:-1])
+
+    def _source(self, block_size: int, rows: NDArray[np.int64]) -> RowSource:
+        keys = self.keys(block_size, (self.num_prompt - 1) // block_size)
+        return RowSource(keys, rows, partial(self.parts, block_size))
 
     def append(self, token_id: int) -> None:
         """Add a token of the answer."""
@@ -219,21 +225,40 @@ class TokenLog:
         """
         while len(self._keys) < num_blocks:
             start = len(self._keys) * block_size
-            stop = start + block_size
-            first = bisect_right(self.media, start, key=lambda one: one.span.stop)
-            inside = list(takewhile(lambda one: one.span.start < stop, self.media[first:]))  # noqa: B023 (used at once)
-            if any(one.digest is None for one in inside):
+            key = self._key(self._keys[-1] if self._keys else b"", start, start + block_size)
+            if key is None:
                 break
-            key = hashlib.blake2b(self._keys[-1] if self._keys else b"", digest_size=_KEY_BYTES, salt=self.salt)
-            key.update(self.ids(start, stop).tobytes())
-            for one in inside:
-                place = (one.span.start - start, one.span.grid.rows, one.span.grid.columns)
-                key.update(repr(place).encode() + (one.digest or b""))
-            for index, gap in self._gaps:
-                if start <= index < stop:
-                    key.update(f"gap {index - start}:".encode() + gap.digest)
-            self._keys.append(key.digest())
+            self._keys.append(key)
         return self._keys[:num_blocks]
+
+    def parts(self, block_size: int, index: int) -> list[bytes]:
+        """Keys of the first 1, 2, ... tokens of the block `index`, up to the last but one or the end of the log."""
+        before = self.keys(block_size, index)
+        start = index * block_size
+        parent = before[-1] if before else b""
+        keys: list[bytes] = []
+        while len(before) == index and len(keys) + 1 < block_size and start + len(keys) < len(self):
+            key = self._key(parent, start, start + len(keys) + 1)
+            if key is None:
+                break
+            keys.append(key)
+        return keys
+
+    def _key(self, parent: bytes, start: int, stop: int) -> bytes | None:
+        """What tokens `start` to `stop` depend on, behind what `parent` is of; None where an image was not seen yet."""
+        first = bisect_right(self.media, start, key=lambda one: one.span.stop)
+        inside = list(takewhile(lambda one: one.span.start < stop, self.media[first:]))
+        if any(one.digest is None for one in inside):
+            return None
+        key = hashlib.blake2b(parent, digest_size=_KEY_BYTES, salt=self.salt)
+        key.update(self.ids(start, stop).tobytes())
+        for one in inside:
+            place = (one.span.start - start, one.span.grid.rows, one.span.grid.columns)
+            key.update(repr(place).encode() + (one.digest or b""))
+        for index, gap in self._gaps:
+            if start <= index < stop:
+                key.update(f"gap {index - start}:".encode() + gap.digest)
+        return key.digest()
 
     def skip_features(self, num_cached: int) -> int:
         """The images whose tokens are all among the first `num_cached` need not be encoded; how many there are."""

@@ -1,4 +1,4 @@
-"""The portable flavour's KV cache: one buffer per chat and layer, past and present the same memory. Knows no graph."""
+"""The portable flavour's KV cache: one buffer per chat and layer, past and present the same memory. Knows no memory."""
 
 from __future__ import annotations
 
@@ -100,10 +100,9 @@ class ContiguousKVCache(Generic[Buffers]):
             return None
         best = self._best(num_tokens, keys)
         num_found = _num_common(keys, best.keys) * self.block_size if best else 0
-        for source in sources:
-            kept, rows = self._found(source)
-            if kept is not None and len(rows) > num_found and (copied := self._room_beside(kept, num_tokens)):
-                self._copy(kept.buffers, copied.buffers, rows)
+        for rows, source in sorted(map(self._found, sources), key=lambda found: -len(found[0])):
+            if source is not None and len(rows) > num_found and (copied := self._room_beside(source, num_tokens)):
+                self._copy(source.buffers, copied.buffers, rows)
                 lease = self._given(copied)
                 lease.begin(len(rows), keys)
                 return lease
@@ -132,11 +131,11 @@ class ContiguousKVCache(Generic[Buffers]):
         self.free_tokens -= best.capacity
         return ContiguousLease(self, best), count
 
-    def _found(self, source: RowSource) -> tuple[_Kept[Buffers] | None, NDArray[np.int64]]:
-        """The kept buffers that have most rows of `source`, and which."""
+    def _found(self, source: RowSource) -> tuple[NDArray[np.int64], _Kept[Buffers] | None]:
+        """The rows of `source` that are there, in the kept buffers that have most of them."""
         best = max(reversed(self._kept), key=lambda kept: _num_common(source.keys, kept.keys), default=None)
         num_blocks = _num_common(source.keys, best.keys) if best else 0
-        return best, source.found(num_blocks * self.block_size)
+        return source.found(num_blocks * self.block_size), best
 
     def _room_beside(self, source: _Kept[Buffers], num_tokens: int) -> _Kept[Buffers] | None:
         """Buffers to copy rows of `source` to: its own where there is no room for both, None where they are short."""

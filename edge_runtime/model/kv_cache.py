@@ -10,7 +10,7 @@ some says so by `commit`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,8 @@ class RowSource:
     """Of its first blocks."""
     rows: NDArray[np.int64]
     """[n] which of its tokens will do for the first n of the lease, in rising order."""
+    parts: Callable[[int], Sequence[bytes]] = lambda _: ()
+    """Keys of the first 1, 2, ... tokens of its block of that index, where caches are asked for parts of blocks."""
 
     def found(self, num_tokens: int) -> NDArray[np.int64]:
         """Those of `rows` that are among its first `num_tokens` tokens."""
@@ -101,6 +103,9 @@ class KVLease:
         self._publish(keys)
         self.num_committed = max(self.num_committed, len(keys))
 
+    def commit_part(self, index: int, keys: Sequence[bytes]) -> None:
+        """Say what the first 1, 2, ... tokens of the block `index` hold: others may copy them. Where parts are kept."""
+
     def _publish(self, keys: Sequence[bytes]) -> None:
         """Let others find the blocks of these keys."""
         raise NotImplementedError
@@ -133,7 +138,7 @@ class KVCache(Protocol):
         """Room for `num_tokens`, or None while other chats hold too much of it.
 
         Its first blocks are those of the first `keys` that are in the cache; fewer than `num_tokens` have keys. More
-        than that is copied from the first of `sources` that has more, if there is room for both.
+        than that is copied from the one of `sources` that has most, if there is room for both.
         """
 
     def find(self, keys: Sequence[bytes]) -> tuple[KVLease, int] | None:

@@ -1,7 +1,8 @@
 """The edge flavour's KV cache: a pool of blocks, shared by all chats that have the same past. Knows no memory.
 
 A lease is a list of blocks, by which the decoder graph finds a token. A block that is full and has a key is never
-written again; when nobody refers to it, it is kept until its room is needed, the least recently used first.
+written again; when nobody refers to it, it is kept until its room is needed, the least recently used first. Of a block
+that ended with its chat before it was full, and of the one where a prompt ended, parts have keys too: they are copied.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class PagedLease(KVLease):
             raise InternalError("a freed KV lease was used")
         return self._block_ids
 
+    def commit_part(self, index: int, keys: Sequence[bytes]) -> None:
+        """As `KVLease.commit_part`."""
+        self._cache.enter_part(keys, int(self.block_ids[index]))
+
     def _publish(self, keys: Sequence[bytes]) -> None:
         """Enter those that are new."""
         for index in range(self.num_committed, len(keys)):
@@ -61,6 +66,8 @@ class PagedKVCache:
         self._references = np.zeros(self.num_blocks, dtype=np.int64)
         self._block_of: dict[bytes, int] = {}
         self._key_of: dict[int, bytes] = {}
+        self._part_of: dict[bytes, tuple[int, int]] = {}  # a block, and how many of its first rows the key is of
+        self._parts: dict[int, list[bytes]] = {}  # by block
         self.copy_rows: Callable[[NDArray[np.int64], NDArray[np.int64]], None] = _no_memory
         """Copies what lies in some rows to others; both count through all blocks. Set by who owns the memory."""
 
@@ -111,13 +118,17 @@ class PagedKVCache:
 
     def _found(self, sources: Iterable[RowSource], num_tokens: int) -> NDArray[np.int64]:
         """Where the tokens of a lease from number `num_tokens` on can be copied from, counted through all blocks."""
+        best = np.empty(0, dtype=np.int64)
         for source in sources:
             there = takewhile(self._block_of.__contains__, source.keys)
             blocks = np.array([self._block_of[key] for key in there], dtype=np.int64)
-            rows = source.found(len(blocks) * self.block_size)[num_tokens:]
-            if len(rows):
-                return blocks[rows // self.block_size] * self.block_size + rows % self.block_size
-        return np.empty(0, dtype=np.int64)
+            parts = (self._part_of[key] for key in reversed(source.parts(len(blocks))) if key in self._part_of)
+            block, num_rows = next(parts, (0, 0))
+            rows = source.found(len(blocks) * self.block_size + num_rows)[num_tokens:]
+            if len(rows) > len(best):
+                blocks = np.append(blocks, block)
+                best = blocks[rows // self.block_size] * self.block_size + rows % self.block_size
+        return best
 
     def find(self, keys: Sequence[bytes]) -> tuple[PagedLease, int] | None:
         """As `KVCache.find`."""
@@ -141,6 +152,13 @@ class PagedKVCache:
             self._block_of[key] = block
             self._key_of[block] = key
 
+    def enter_part(self, keys: Sequence[bytes], block: int) -> None:
+        """Remember that the first i + 1 rows of `block` hold what `keys[i]` says, where no other does already."""
+        for num_rows, key in enumerate(keys, 1):
+            if key not in self._part_of:
+                self._part_of[key] = block, num_rows
+                self._parts.setdefault(block, []).append(key)
+
     def hold(self, block_ids: Iterable[int]) -> None:
         """Refer to blocks that somebody else refers to: they stay when that one lets go. They are not to be written."""
         blocks = [int(block) for block in block_ids]
@@ -158,7 +176,7 @@ class PagedKVCache:
             self._references[block] -= 1
             if self._references[block]:
                 continue
-            if block in self._key_of:
+            if block in self._key_of or block in self._parts:
                 self._kept[block] = None
             else:
                 self._free.append(block)
@@ -168,7 +186,10 @@ class PagedKVCache:
         if self._free:
             return self._free.pop()
         block, _ = self._kept.popitem(last=False)
-        del self._block_of[self._key_of.pop(block)]
+        if block in self._key_of:
+            del self._block_of[self._key_of.pop(block)]
+        for key in self._parts.pop(block, ()):
+            del self._part_of[key]
         return block
 
 
