@@ -123,7 +123,8 @@ class Saving:
         """Give a log out of which something was dropped since it was last run the rows that a request would copy."""
         cache, size = self._runner.kv_cache, self.block_size
         sources = list(log.sources(size))
-        lease = cache.lease(len(log), log.keys(size, (len(log) - 1) // size), sources) if sources else None
+        has_gaps = len(sources) > 1  # beside itself
+        lease = cache.lease(len(log), log.keys(size, (len(log) - 1) // size), sources) if has_gaps else None
         if lease is not None:
             lease.free()
 

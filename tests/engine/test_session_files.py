@@ -107,7 +107,8 @@ def test_a_restored_session_goes_on_as_an_unbroken_one(fresh: Callable[[], Engin
     assert (restored.num_messages, restored.num_bytes) == (saved.num_messages, saved.num_bytes)
     answer, after = ask(other, restored.session_id, *question)
     assert answer == unbroken
-    assert after.timings.cached_tokens == finished.timings.cached_tokens
+    block_size = other._runner.kv_cache.block_size
+    assert after.timings.cached_tokens == finished.timings.cached_tokens // block_size * block_size
     assert other._runner.kv_cache.free_tokens == other._runner.kv_cache.max_tokens
     again, _ = ask(other, files_of(other).restore(tmp_path / "chat").session_id, *question)
     assert again == unbroken
