@@ -54,9 +54,9 @@ class Saving:
         return self._runner.kv_cache.block_size
 
     @property
-    def block_bytes(self) -> int:
-        """Keys and values of a block."""
-        return self.block_size * self._runner.kv_bytes_per_token
+    def token_bytes(self) -> int:
+        """Keys and values of a token."""
+        return self._runner.kv_bytes_per_token
 
     @property
     def max_tokens(self) -> int:
@@ -82,8 +82,8 @@ class Saving:
         for start, stop in spans:
             self._runner.answers.note(short_ids[:start], tuple(short_ids[start:stop].tolist()), salt)
 
-    def common_blocks(self, log: TokenLog, saved: LogRecord, *, private: bool) -> int:
-        """How many of the saved blocks are of tokens that begin `log`.
+    def common_tokens(self, log: TokenLog, saved: LogRecord, *, private: bool) -> int:
+        """How many of the saved tokens begin `log`: all, or whole blocks of them.
 
         Of images whose pixels nothing is known of here, what was saved is believed; `private`: in such a way that
         nobody who has the same pixels under this salt gets to hear of it.
@@ -107,48 +107,57 @@ class Saving:
             if one.digest != digest:
                 num_common = one.span.start
                 break
-        return num_common // self.block_size
+        return num_common if num_common == len(tokens) else num_common // self.block_size * self.block_size
 
     # ---- between the steps of the engine ---------------------------------------------------------------------
 
     def find(self, log: TokenLog) -> tuple[KVLease, int] | None:
-        """Hold the first blocks of `log` that are in the cache, and how many they are."""
+        """Hold the first tokens of `log` that are in the cache, and how many they are."""
         self._materialize(log)
-        found = self._runner.kv_cache.find(log.keys(self.block_size, len(log) // self.block_size))
+        found = self._runner.kv_cache.find(next(log.sources(self.block_size)))
         if found is not None:
             self._scheduler.lent.append(found[0])
         return found
 
     def _materialize(self, log: TokenLog) -> None:
         """Give a log out of which something was dropped since it was last run the rows that a request would copy."""
-        cache, size = self._runner.kv_cache, self.block_size
+        size = self.block_size
         sources = list(log.sources(size))
         has_gaps = len(sources) > 1  # beside itself
-        lease = cache.lease(len(log), log.keys(size, (len(log) - 1) // size), sources) if has_gaps else None
+        keys = log.keys(size, (len(log) - 1) // size)
+        lease = self._runner.kv_cache.lease(len(log), keys, sources) if has_gaps else None
         if lease is not None:
+            self._commit(log, lease)
             lease.free()
 
-    def lease(self, num_blocks: int) -> tuple[KVLease, int] | None:
-        """Room for so many blocks, or for as many as there is room for now."""
-        num_blocks = min(num_blocks, self._runner.kv_cache.free_tokens // self.block_size)
-        lease = self._runner.kv_cache.lease(num_blocks * self.block_size) if num_blocks else None
+    def lease(self, num_tokens: int) -> tuple[KVLease, int] | None:
+        """Room for so many tokens, or for as many blocks as there is room for now."""
+        cache, size = self._runner.kv_cache, self.block_size
+        num_tokens = min(num_tokens, cache.free_tokens // size * size)
+        lease = cache.lease(num_tokens) if num_tokens else None
         if lease is None:
             return None
         self._scheduler.lent.append(lease)
-        return lease, num_blocks
+        return lease, num_tokens
 
-    def dump(self, lease: KVLease, index: int) -> bytes:
-        """One block of those that are held."""
-        return self._runner.kv_blocks.dump(lease, index)
+    def dump(self, lease: KVLease, index: int, num_tokens: int) -> bytes:
+        """The first tokens of a block of those that are held."""
+        return self._runner.kv_blocks.dump(lease, index, num_tokens)
 
-    def load(self, lease: KVLease, index: int, saved: bytes) -> None:
-        """Fill one block of those that were leased."""
-        self._runner.kv_blocks.load(lease, index, saved)
+    def load(self, lease: KVLease, index: int, num_tokens: int, saved: bytes) -> None:
+        """Fill the first tokens of a block of those that were leased."""
+        self._runner.kv_blocks.load(lease, index, num_tokens, saved)
 
-    def publish(self, lease: KVLease, keys: Sequence[bytes]) -> None:
-        """Let others find the first blocks of what was leased."""
-        lease.extend(len(keys) * self.block_size)
-        lease.commit(keys)
+    def publish(self, log: TokenLog, lease: KVLease, num_tokens: int) -> None:
+        """Let others find what was leased: it holds the first tokens of `log` now."""
+        lease.extend(num_tokens)
+        self._commit(log, lease)
+
+    def _commit(self, log: TokenLog, lease: KVLease) -> None:
+        index, rest = divmod(lease.length, self.block_size)
+        lease.commit(log.keys(self.block_size, index))
+        if rest:
+            lease.commit_part(index, log.parts(self.block_size, index)[:rest])
 
     def give_back(self, lease: KVLease) -> None:
         """Let go of what `find` or `lease` gave; what can be found is kept for as long as there is room."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -150,12 +150,15 @@ class SessionFiles:
         found = self._call(partial(self._saving.find, log))
         if found is None:
             return None
-        lease, num_blocks = found
+        lease, num_tokens = found
+        size = self._saving.block_size
         try:
-            blocks = [writer.add(self._call(partial(self._saving.dump, lease, index))) for index in range(num_blocks)]
+            blocks = [
+                writer.add(self._call(partial(self._saving.dump, lease, start // size, min(size, num_tokens - start))))
+                for start in range(0, num_tokens, size)
+            ]
         finally:
             self._call(partial(self._saving.give_back, lease))
-        num_tokens = num_blocks * self._saving.block_size
         media = [one for one in log.media if one.span.start < num_tokens]
         return LogRecord(
             token_ids=ids_to_bytes(log.ids(0, num_tokens)),
@@ -164,7 +167,7 @@ class SessionFiles:
                 MediaRecord(one.span.start, one.span.grid.rows, one.span.grid.columns, one.digest or b"")
                 for one in media
             ),
-            block_tokens=self._saving.block_size,
+            block_tokens=size,
             blocks=tuple(blocks),
         )
 
@@ -192,40 +195,47 @@ class SessionFiles:
             return opened
         finally:
             if loaded is not None:
-                self._call(partial(self._saving.give_back, loaded[0]))
+                self._call(partial(self._saving.give_back, loaded[1]))
 
     def _load(
         self, reader: SessionFileReader, header: Header, state: SavedState, *, is_ours: bool, max_blocks: int | None
-    ) -> tuple[KVLease, Sequence[bytes]] | None:
-        """Fill room in the cache with saved blocks, which nobody finds yet. The lease, and the keys of its blocks."""
+    ) -> tuple[TokenLog, KVLease, int] | None:
+        """Fill room in the cache with saved tokens, which nobody finds yet: their log, the lease, and how many."""
         self._remember_answers(header, state)
-        record, size = header.log, self._saving.block_size
+        record = header.log
         if record is None:
             return None
-        is_usable = record.block_tokens == size and header.library == __version__
-        if len(ids_from_bytes(record.token_ids)) != len(record.blocks) * record.block_tokens or (
-            is_usable and any(piece.length != self._saving.block_bytes for piece in record.blocks)
-        ):
-            raise SessionFileError("the saved session has not as many keys and values as tokens; save it again")
+        counts = self._counts(record)
+        is_usable = record.block_tokens == self._saving.block_size and header.library == __version__
         if not is_usable:
             _log.info("a session was saved by another release, or cut otherwise: its past is computed anew")
         log = self._saving.past(state) if is_usable else None
-        wanted = 0 if log is None else self._saving.common_blocks(log, record, private=not is_ours)
-        leased = self._call(partial(self._saving.lease, min(wanted, wanted if max_blocks is None else max_blocks)))
-        lease, num_blocks = (None, 0) if leased is None else leased
+        wanted = 0 if log is None else self._saving.common_tokens(log, record, private=not is_ours)
+        if max_blocks is not None:
+            wanted = min(wanted, max_blocks * record.block_tokens)
+        leased = self._call(partial(self._saving.lease, wanted))
+        lease, num_tokens = (None, 0) if leased is None else leased
         try:
-            for index, piece in enumerate(record.blocks):
-                if index >= num_blocks and max_blocks is not None:
-                    break
-                if lease is None or index >= num_blocks:
+            for index, (piece, count) in enumerate(zip(record.blocks, counts, strict=True)):
+                if lease is not None and index * record.block_tokens < num_tokens:
+                    self._call(partial(self._saving.load, lease, index, count, reader.read(piece)))
+                elif max_blocks is None:
                     reader.skip(piece)  # who restores a file hears of all damage to it
-                else:
-                    self._call(partial(self._saving.load, lease, index, reader.read(piece)))
         except BaseException:
             if lease is not None:
                 self._call(partial(self._saving.give_back, lease))
             raise
-        return None if lease is None or log is None else (lease, log.keys(size, num_blocks))
+        return None if lease is None or log is None else (log, lease, num_tokens)
+
+    def _counts(self, record: LogRecord) -> list[int]:
+        """How many tokens each saved block has. Raises `SessionFileError` where they do not have that length."""
+        num_tokens, size = len(ids_from_bytes(record.token_ids)), record.block_tokens
+        counts = [min(size, num_tokens - start) for start in range(0, num_tokens, size)] if size > 0 else []
+        if not counts or [piece.length for piece in record.blocks] != [
+            count * self._saving.token_bytes for count in counts
+        ]:
+            raise SessionFileError("the saved session has not as many keys and values as tokens; save it again")
+        return counts
 
     def _remember_answers(self, header: Header, state: SavedState) -> None:
         answers = header.answers

@@ -68,6 +68,7 @@ class LogRecord(msgspec.Struct, frozen=True):
     rope_delta: int
     media: tuple[MediaRecord, ...]
     block_tokens: int
+    """Of each block but the last, which may have fewer."""
     blocks: tuple[Piece, ...]
 
 

@@ -141,8 +141,8 @@ class KVCache(Protocol):
         than that is copied from the one of `sources` that has most, if there is room for both.
         """
 
-    def find(self, keys: Sequence[bytes]) -> tuple[KVLease, int] | None:
-        """Hold what is there of the first `keys` and nothing else, and how many blocks that is; None: none.
+    def find(self, source: RowSource) -> tuple[KVLease, int] | None:
+        """Hold what is there of the first tokens of a past and nothing else, and how many they are; None: none.
 
         It is not to be written, and keeps others from having it until it is freed.
         """

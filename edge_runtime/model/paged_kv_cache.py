@@ -122,19 +122,28 @@ class PagedKVCache:
         for source in sources:
             there = takewhile(self._block_of.__contains__, source.keys)
             blocks = np.array([self._block_of[key] for key in there], dtype=np.int64)
-            parts = (self._part_of[key] for key in reversed(source.parts(len(blocks))) if key in self._part_of)
-            block, num_rows = next(parts, (0, 0))
+            block, num_rows = self._part(source, len(blocks))
             rows = source.found(len(blocks) * self.block_size + num_rows)[num_tokens:]
             if len(rows) > len(best):
                 blocks = np.append(blocks, block)
                 best = blocks[rows // self.block_size] * self.block_size + rows % self.block_size
         return best
 
-    def find(self, keys: Sequence[bytes]) -> tuple[PagedLease, int] | None:
+    def find(self, source: RowSource) -> tuple[PagedLease, int] | None:
         """As `KVCache.find`."""
-        shared = self._shared(keys)
-        self._use(shared)
-        return (PagedLease(self, np.array(shared, dtype=np.int32), len(shared)), len(shared)) if shared else None
+        blocks = self._shared(source.keys)
+        block, num_rows = self._part(source, len(blocks))
+        num_tokens = len(source.found(len(blocks) * self.block_size + num_rows))
+        blocks += [block] if num_rows else []
+        if not num_tokens:
+            return None
+        self._use(blocks)
+        return PagedLease(self, np.array(blocks, dtype=np.int32), num_tokens // self.block_size), num_tokens
+
+    def _part(self, source: RowSource, index: int) -> tuple[int, int]:
+        """The block that has most of the first rows of block `index` of a past, and how many; (0, 0): none has any."""
+        parts = (self._part_of[key] for key in reversed(source.parts(index)) if key in self._part_of)
+        return next(parts, (0, 0))
 
     def _shared(self, keys: Sequence[bytes]) -> list[int]:
         """The blocks of the first `keys` that are here."""

@@ -107,8 +107,7 @@ def test_a_restored_session_goes_on_as_an_unbroken_one(fresh: Callable[[], Engin
     assert (restored.num_messages, restored.num_bytes) == (saved.num_messages, saved.num_bytes)
     answer, after = ask(other, restored.session_id, *question)
     assert answer == unbroken
-    block_size = other._runner.kv_cache.block_size
-    assert after.timings.cached_tokens == finished.timings.cached_tokens // block_size * block_size
+    assert after.timings.cached_tokens == finished.timings.cached_tokens
     assert other._runner.kv_cache.free_tokens == other._runner.kv_cache.max_tokens
     again, _ = ask(other, files_of(other).restore(tmp_path / "chat").session_id, *question)
     assert again == unbroken
@@ -116,7 +115,7 @@ def test_a_restored_session_goes_on_as_an_unbroken_one(fresh: Callable[[], Engin
 
 @pytest.mark.parametrize("asks_first", [False, True])
 def test_what_was_dropped_approximately_stays_so(fresh: Callable[[], Engine], tmp_path: Path, asks_first: bool) -> None:
-    """Where nobody has asked anything since, its rows are among those of the whole log; whole blocks are saved."""
+    """Where nobody has asked anything since, its rows are still among those of the whole log."""
     engine = fresh()
     session = conversation(engine)
     engine.sessions.change(session, lambda said: drop_media(said, 1, approximate=True))
@@ -127,9 +126,12 @@ def test_what_was_dropped_approximately_stays_so(fresh: Callable[[], Engine], tm
     other = fresh()
     restored = files_of(other).restore(tmp_path / "chat").session_id
     answer, after = ask(other, restored, "and?")
-    assert answer == unbroken or not asks_first
     block_size = other._runner.kv_cache.block_size
-    assert after.timings.cached_tokens >= finished.timings.cached_tokens // block_size * block_size > 0
+    if block_size == CHUNK and not asks_first:  # portable: whole blocks are saved, and here copied to the token
+        assert after.timings.cached_tokens == finished.timings.cached_tokens // block_size * block_size
+    else:
+        assert answer == unbroken
+        assert after.timings.cached_tokens == finished.timings.cached_tokens > 0
     assert after.timings.prompt_tokens == finished.timings.prompt_tokens
 
 
