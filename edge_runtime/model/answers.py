@@ -102,6 +102,18 @@ class DrawnAnswers:
         ends = np.flatnonzero(np.isin(ids[start:], self._end_ids))
         return ids[start : start + ends[0]] if len(ends) else ids[:0]
 
+    def spans(self, ids: NDArray[np.int64], salt: bytes = b"") -> list[tuple[int, int]]:
+        """Where in `ids`, which `as_drawn` gave, answers, with the thoughts there, are remembered: start and end."""
+        with self._lock:
+            known = [dict(self._answers)]
+        known.append({key: np.concatenate((one.thought, one.answer)) for key, one in self._thoughts.known.items()})
+        found = []
+        for length in sorted({length for answers in known for length, _ in answers if length < len(ids)}):
+            key = length, prompt_hash(ids[:length], salt).digest()
+            drawn = [answers[key] for answers in known if key in answers]
+            found += [(length, length + len(one)) for one in drawn if np.array_equal(ids[length:][: len(one)], one)]
+        return found
+
     def _with(self, ids: NDArray[np.int64], start: int, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
         """`ids` with `drawn` from `start` on, if they say the same there: plain text, up to an end token."""
         said = self._until_end(ids, start)

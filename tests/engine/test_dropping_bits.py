@@ -225,6 +225,8 @@ def test_a_thought_leaves_and_what_was_said_behind_it_stays(
         behind = log.num_prompt - len(write("and what now?", {}, add_special_tokens=False)) - len(said_ids)
         assert len(rows[0]) > behind  # not only what comes before the answer
         asked = (*dropped, NEXT)
+    prompt = runner.prepare(GenerationRequest("r", asked))
+    assert len(runner.answers.spans(prompt.short_ids)) == 2  # for who saves them
     fresh = engine_for(flavour, bundles, kernel_library)  # which has never drawn it
     plain = tuple(Message(message.role, message.content) for message in asked)
     assert log_of(fresh, asked).input_ids.tolist() == log_of(fresh, plain).input_ids.tolist()
