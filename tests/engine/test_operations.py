@@ -134,6 +134,7 @@ def engines(tiny_bundle_edge: Path, kernel_library: KernelLibrary) -> tuple[Bund
     return runner, Engine(runner, few), Engine(cold, few)
 
 
+@pytest.mark.timeout(1800)  # a minute or two, on two cores that do nothing else
 @settings(max_examples=NUM_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(st.lists(OPERATIONS, min_size=NUM_OPERATIONS, max_size=NUM_OPERATIONS))
 def test_no_history_of_operations_changes_an_answer(
