@@ -10,6 +10,7 @@
     │   ├── BadParameter       a sampling or limit value outside its range
     │   ├── ContextOverflow    prompt plus answer is longer than the context
     │   ├── PicturesNeeded     pictures known by digest alone have to be sent; the clients do so by themselves
+    │   ├── SessionFileError   a file is no saved session, or one of another model, or may not be used
     │   └── UnknownSession     the session was closed or forgotten, or never was
     ├── TooManySessions        sessions are as many, or hold as much, as they may
     ├── SessionBusy            the session is answering another request
@@ -92,6 +93,12 @@ class UnknownSession(RequestError):
     """The session was closed, or forgotten because nobody used it, or never was on this server."""
 
     code = "unknown_session"
+
+
+class SessionFileError(RequestError):
+    """A file is no saved session, is damaged or of another model, or may not be read or written there."""
+
+    code = "bad_session_file"
 
 
 class TooManySessions(EdgeError):

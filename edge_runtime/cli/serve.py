@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +33,10 @@ def serve(  # noqa: PLR0913, PLR0917 - these are the command's own options
     session_timeout: Annotated[
         float, typer.Option(min=1, help="Seconds after which a session that nobody uses is forgotten.")
     ] = 3600.0,
+    keep_sessions: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps sessions over a restart, and that clients may save sessions into."),
+    ] = None,
     drain_seconds: Annotated[
         float, typer.Option(min=0, max=86400, help="How long answers in progress may take at SIGTERM.")
     ] = 10.0,
@@ -48,7 +53,11 @@ def serve(  # noqa: PLR0913, PLR0917 - these are the command's own options
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = ServerSettings(
-        bind=bind, socket_mode=_octal(socket_mode), socket_group=socket_group, shutdown_grace_s=drain_seconds
+        bind=bind,
+        socket_mode=_octal(socket_mode),
+        socket_group=socket_group,
+        shutdown_grace_s=drain_seconds,
+        keep_sessions=keep_sessions,
     )
     planned = PlannedBundle.open(bundle, profile)
     # The address is taken before the model is loaded: a second server says so at once.

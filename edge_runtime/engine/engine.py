@@ -29,6 +29,7 @@ from edge_runtime.engine.faults import internal_unless_ours
 from edge_runtime.engine.model_runner import ModelRunner
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.sampling import rescore
+from edge_runtime.engine.saving import Saving
 from edge_runtime.engine.scheduler import Plan, Scheduler
 from edge_runtime.engine.session import Sessions
 from edge_runtime.engine.settings import EngineSettings
@@ -60,6 +61,8 @@ class Engine:
         self._clock = clock
         self._settings = settings
         self._scheduler = Scheduler(runner.kv_cache, runner.max_context, settings)
+        self.saving = Saving(runner, self.sessions, self._scheduler)
+        """What of it goes into files of sessions."""
         self._chats: dict[str, Chat] = {}
         self._events: list[Event] = []  # not handed out yet
         self._found = Found()
@@ -287,5 +290,5 @@ class Engine:
     def _check_idle(self) -> None:
         """With no chat in flight the whole cache must be free."""
         cache = self._runner.kv_cache
-        if cache.free_tokens != cache.max_tokens:
+        if cache.free_tokens + self._scheduler.lent_tokens != cache.max_tokens:
             _log.error("idle, but only %d of %d cache tokens are free", cache.free_tokens, cache.max_tokens)

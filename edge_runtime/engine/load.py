@@ -14,7 +14,8 @@ from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.pocket import bundle_folder
 from edge_runtime.engine.request import type_of
-from edge_runtime.engine.session import SessionLimits, Sessions
+from edge_runtime.engine.session import Sessions
+from edge_runtime.engine.session_state import SessionLimits
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import BadParameter, BundleError
 from edge_runtime.model.bundle import Bundle, open_bundle, refuse_failed

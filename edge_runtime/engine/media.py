@@ -114,6 +114,11 @@ class MediaEncoder:
         _need(one for one in media if one.digest is None and not one.dropped)
         return media
 
+    def recognize(self, media: Media, digest: bytes) -> None:
+        """As `MediaStage.recognize`."""
+        media.digest = digest
+        self._known.note(media.source, digest)
+
     def start(self, log: TokenLog) -> None:
         """Begin to decode the next image or frame pair of `log`, if it has to be.
 

@@ -12,47 +12,37 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+import msgspec
+
+from edge_runtime.engine.held_bytes import HeldBytes
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.session_state import SavedState, SessionLimits, SessionState
 from edge_runtime.engine.turns import asked_in, before, message_bytes, owned, turn_starts
-from edge_runtime.errors import BadParameter, SessionBusy, TooManySessions, UnknownSession
+from edge_runtime.errors import BadParameter, InternalError, SessionBusy, TooManySessions, UnknownSession
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """How many sessions are kept, for how long, and how much they may hold. Times in seconds."""
-
-    max_sessions: int = 4096
-    max_sessions_per_client: int = 1024
-    max_bytes: int = 256 * 2**20
-    """Text and pictures of all sessions; what several of them share counts once."""
-    timeout_s: float = 3600.0
-    """A session that nobody has used for so long is forgotten."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionState:
-    """What is told of a session."""
-
-    session_id: str
-    num_turns: int
-    num_messages: int
-    num_bytes: int
-    """Its text and pictures, also those that it shares with others."""
-    timeout_s: float
-    is_busy: bool = False
 
 
 class Session:
     """One conversation. Used under the lock of its `Sessions`."""
 
-    __slots__ = ("asked", "cache_salt", "cancel", "client", "messages", "request_id", "session_id", "used_s")
+    __slots__ = (
+        "asked",
+        "cache_salt",
+        "cancel",
+        "client",
+        "key_salt",
+        "messages",
+        "request_id",
+        "session_id",
+        "used_s",
+    )
 
     def __init__(self, session_id: str, client: Hashable, cache_salt: str, used_s: float) -> None:
         self.session_id = session_id
+        self.key_salt: str | None = None
+        """As `SavedState.key_salt`."""
         self.client = client
         """Who opened it: clients have limits. Whoever knows its id, and gives its salt, may use it."""
         self.cache_salt = cache_salt
@@ -76,7 +66,7 @@ class Sessions:
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
         self._of_request: dict[str, Session] = {}
-        self._held = _HeldBytes()
+        self._held = HeldBytes()
 
     @property
     def num_sessions(self) -> int:
@@ -90,6 +80,10 @@ class Sessions:
 
     def open(self, messages: Sequence[Message] = (), *, client: Hashable = None, cache_salt: str = "") -> SessionState:
         """A new session that begins with `messages`. Raises `TooManySessions`."""
+        return self.reopen(SavedState(tuple(messages), cache_salt), client=client)
+
+    def reopen(self, saved: SavedState, *, client: Hashable = None) -> SessionState:
+        """A session as it was saved. Raises `TooManySessions`."""
         with self._lock:
             self._forget_old()
             mine = sum(session.client == client for session in self._sessions.values())
@@ -99,8 +93,12 @@ class Sessions:
             ):
                 if count >= most:
                     raise TooManySessions(f"{whose} {count} sessions, which is the limit; close some")
-            session = Session(secrets.token_urlsafe(16), client, cache_salt, self._now())
-            kept = tuple(owned(message) for message in messages)
+            session_id = saved.session_id or secrets.token_urlsafe(16)
+            if session_id in self._sessions:
+                raise InternalError(f"there is a session {session_id!r:.80} already")
+            session = Session(session_id, client, saved.cache_salt, self._now() - saved.idle_s)
+            session.key_salt = saved.key_salt
+            kept = tuple(owned(message) for message in saved.messages)
             self._check_bytes(kept)
             self._held.add(kept)
             session.messages = kept
@@ -112,8 +110,25 @@ class Sessions:
     ) -> SessionState:
         """A new session with the same past, up to and without `turn`. Raises as `state` and `open`."""
         with self._lock:
-            messages = before(self._find(session_id, cache_salt).messages, turn)
-            return self.open(messages, client=client, cache_salt=cache_salt)
+            session = self._find(session_id, cache_salt)
+            past = SavedState(before(session.messages, turn), cache_salt, session.key_salt)
+            return self.reopen(past, client=client)
+
+    def saved(self, session_id: str, cache_salt: str = "") -> SavedState:
+        """All there is of it. Raises `UnknownSession` or `SessionBusy`."""
+        with self._lock:
+            idle_s = 0.0 if session_id not in self._sessions else self._now() - self._sessions[session_id].used_s
+            session = self._find(session_id, cache_salt)
+            self._refuse_busy(session)
+            return SavedState(session.messages, session.cache_salt, session.key_salt, session_id, idle_s)
+
+    def idle(self) -> list[tuple[str, str]]:
+        """Name and salt of each that is answering nothing, the one used last first."""
+        with self._lock:
+            self._forget_old()
+            idle = [session for session in self._sessions.values() if session.request_id is None]
+            idle.sort(key=lambda session: session.used_s, reverse=True)
+            return [(session.session_id, session.cache_salt) for session in idle]
 
     def state(self, session_id: str, cache_salt: str = "") -> SessionState:
         """What there is to say of it. Raises `UnknownSession`."""
@@ -166,7 +181,10 @@ class Sessions:
             self._release_request(session)
             session.request_id, session.asked, session.cancel = request.request_id, asked, cancel
             self._of_request[request.request_id] = session
-            return GenerationRequest(request.request_id, asked, request.options, session=place)
+            options = request.options
+            if session.key_salt is not None:
+                options = msgspec.structs.replace(options, cache_salt=session.key_salt)
+            return GenerationRequest(request.request_id, asked, options, session=place)
 
     @contextmanager
     def unless_refused(self, request: GenerationRequest) -> Iterator[None]:
@@ -208,7 +226,11 @@ class Sessions:
             raise SessionBusy("this session is answering another request; wait for its end, cancel or supersede it")
 
     def _check_bytes(self, messages: Sequence[Message]) -> None:
-        total = self._held.with_(messages)
+        self.check_room(self._held.with_(messages) - self._held.num_bytes)
+
+    def check_room(self, num_bytes: int) -> None:
+        """Raise `TooManySessions` where so much text and so many pictures more are too much."""
+        total = self._held.num_bytes + num_bytes
         if total > self.limits.max_bytes:
             raise TooManySessions(
                 f"all sessions would hold {total} bytes of text and pictures, and may hold {self.limits.max_bytes}; "
@@ -249,29 +271,3 @@ class Sessions:
             timeout_s=self.limits.timeout_s,
             is_busy=session.request_id is not None,
         )
-
-
-class _HeldBytes:
-    """The bytes of messages, those held several times counted once."""
-
-    def __init__(self) -> None:
-        self.num_bytes = 0
-        self._counts: dict[int, tuple[Message, int]] = {}  # the message itself, so that its id stays its own
-
-    def add(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            count = self._counts.get(id(message), (message, 0))[1]
-            self._counts[id(message)] = message, count + 1
-            self.num_bytes += 0 if count else message_bytes(message)
-
-    def remove(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            count = self._counts.pop(id(message))[1]
-            if count > 1:
-                self._counts[id(message)] = message, count - 1
-            else:
-                self.num_bytes -= message_bytes(message)
-
-    def with_(self, messages: Sequence[Message]) -> int:
-        """What the sum would be with these."""
-        return self.num_bytes + sum(message_bytes(message) for message in messages if id(message) not in self._counts)

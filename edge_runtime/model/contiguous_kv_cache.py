@@ -122,6 +122,15 @@ class ContiguousKVCache(Generic[Buffers]):
         self._make_room()
         return ContiguousLease(self, kept)
 
+    def find(self, source: RowSource) -> tuple[ContiguousLease[Buffers], int] | None:
+        """As `KVCache.find`; of kept buffers, those that have most in common."""
+        rows, best = self._found(source)
+        if best is None or not len(rows):
+            return None
+        self._kept.remove(best)
+        self.free_tokens -= best.capacity
+        return ContiguousLease(self, best), len(rows)
+
     def _found(self, source: RowSource) -> tuple[NDArray[np.int64], _Kept[Buffers] | None]:
         """The rows of `source` that are there, in the kept buffers that have most of them."""
         best = max(reversed(self._kept), key=lambda kept: _num_common(source.keys, kept.keys), default=None)

@@ -53,7 +53,17 @@ class Logits:
     """[k, D] what the LM head saw, of a bundle whose likeliest tokens shall be scored again; else None."""
 
 
-class Decoder(Protocol):
+class KVBlocks(Protocol):
+    """Keys and values, by where they lie in a lease."""
+
+    def dump(self, lease: KVLease, index: int, num_tokens: int) -> bytes:
+        """Those of the first so many tokens of the block `index` of a lease, as they are stored."""
+
+    def load(self, lease: KVLease, index: int, num_tokens: int, saved: bytes) -> None:
+        """Write what `dump` gave to the same place of another lease. Raises `InternalError` for another length."""
+
+
+class Decoder(KVBlocks, Protocol):
     """A loaded decoder graph and the KV cache its runs write into."""
 
     @property
@@ -122,6 +132,20 @@ class PortableDecoder:
             return None
         lease.extend(num_tokens)
         return split_logits(outputs, [step.num_logits])[0]
+
+    def dump(self, lease: KVLease, index: int, num_tokens: int) -> bytes:
+        """As `KVBlocks.dump`."""
+        return self._memory(lease).dump_bytes(0, num_tokens, index * lease.block_size)
+
+    def load(self, lease: KVLease, index: int, num_tokens: int, saved: bytes) -> None:
+        """As `KVBlocks.load`."""
+        self._memory(lease).load_bytes(0, num_tokens, saved, index * lease.block_size)
+
+    def _memory(self, lease: KVLease) -> KVMemory:
+        if not isinstance(lease, ContiguousLease):
+            raise InternalError(f"a {type(lease).__name__} is not a lease of this decoder's cache")
+        memory: KVMemory = lease.buffers.memory
+        return memory
 
     def _allocate(self, num_tokens: int) -> _ChatMemory:
         """Keys and values of one chat: a single block, past and present in one."""

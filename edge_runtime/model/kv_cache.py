@@ -140,3 +140,9 @@ class KVCache(Protocol):
         Its first blocks are those of the first `keys` that are in the cache; fewer than `num_tokens` have keys. More
         than that is copied from the one of `sources` that has most, if there is room for both.
         """
+
+    def find(self, source: RowSource) -> tuple[KVLease, int] | None:
+        """Hold what is there of the first tokens of a past and nothing else, and how many they are; None: none.
+
+        It is not to be written, and keeps others from having it until it is freed.
+        """

@@ -61,10 +61,23 @@ class KVMemory:
                 rows = array[source, :, start : start + num_rows]
                 into.arrays[name][target, :, place : place + num_rows] = rows
 
-    def dump(self, block: int, num_tokens: int) -> list[Array]:
-        """A copy of the first `num_tokens` of a block: per array [num_heads, num_tokens, ...], in order of `arrays`."""
-        self._check(block, num_tokens)
-        return [array[block, :, :num_tokens].copy() for array in self.arrays.values()]
+    def dump(self, block: int, num_tokens: int, start: int = 0) -> list[Array]:
+        """A copy of tokens of a block from `start` on: per array [num_heads, num_tokens, ...], in order of `arrays`."""
+        return [view.copy() for view in self._views(block, num_tokens, start)]
+
+    def dump_bytes(self, block: int, num_tokens: int, start: int = 0) -> bytes:
+        """The same as bytes, one array behind the other."""
+        return b"".join(np.ascontiguousarray(view).data for view in self._views(block, num_tokens, start))
+
+    def load_bytes(self, block: int, num_tokens: int, saved: bytes, start: int = 0) -> None:
+        """Write what `dump_bytes` gave to the tokens from `start` on. Raises `InternalError` for another length."""
+        views = self._views(block, num_tokens, start)
+        if len(saved) != sum(view.nbytes for view in views):
+            raise InternalError(f"{len(saved)} bytes of keys and values do not fit {num_tokens} tokens")
+        offset = 0
+        for view in views:
+            view[:] = np.frombuffer(saved, view.dtype, view.size, offset).reshape(view.shape)
+            offset += view.nbytes
 
     def load(self, block: int, saved: Sequence[Array]) -> None:
         """Write what `dump` gave to the start of a block. Raises `InternalError` for what another memory gave."""
@@ -77,10 +90,14 @@ class KVMemory:
         for place, values in zip(places, saved, strict=True):
             place[:] = values
 
-    def _check(self, block: int, num_tokens: int) -> None:
-        if not (0 <= block < self._num_blocks and 0 <= num_tokens <= self._block_size):
+    def _views(self, block: int, num_tokens: int, start: int) -> list[Array]:
+        self._check(block, num_tokens, start)
+        return [array[block, :, start : start + num_tokens] for array in self.arrays.values()]
+
+    def _check(self, block: int, num_tokens: int, start: int = 0) -> None:
+        if not (0 <= block < self._num_blocks and 0 <= start <= start + num_tokens <= self._block_size):
             raise InternalError(
-                f"{num_tokens} tokens of block {block}, of {self._num_blocks} blocks of {self._block_size}, "
+                f"{start} + {num_tokens} tokens of block {block}, of {self._num_blocks} blocks of {self._block_size}, "
                 "were asked for"
             )
 

@@ -92,7 +92,7 @@ class PagedKVCache:
         """As `KVCache.lease`, rounded up to whole blocks."""
         if num_tokens < 1 or len(keys) * self.block_size >= max(num_tokens, 1):
             raise InternalError(f"a KV lease of {num_tokens} tokens was asked for, {len(keys)} blocks of it by key")
-        shared = [self._block_of[key] for key in takewhile(self._block_of.__contains__, keys)]
+        shared = self._shared(keys)
         num_own = -(-num_tokens // self.block_size) - len(shared)
         if num_own > self._num_free_beside(shared):
             return None
@@ -100,9 +100,7 @@ class PagedKVCache:
         read = np.unique(rows // self.block_size).tolist()
         if num_own > self._num_free_beside({*shared, *read}):
             rows, read = rows[:0], []
-        for block in (*shared, *read):
-            self._kept.pop(block, None)
-            self._references[block] += 1
+        self._use((*shared, *read))
         own = [self._take() for _ in range(num_own)]
         self._references[own] = 1
         lease = PagedLease(self, np.array([*shared, *own], dtype=np.int32), len(shared))
@@ -124,13 +122,38 @@ class PagedKVCache:
         for source in sources:
             there = takewhile(self._block_of.__contains__, source.keys)
             blocks = np.array([self._block_of[key] for key in there], dtype=np.int64)
-            parts = (self._part_of[key] for key in reversed(source.parts(len(blocks))) if key in self._part_of)
-            block, num_rows = next(parts, (0, 0))
+            block, num_rows = self._part(source, len(blocks))
             rows = source.found(len(blocks) * self.block_size + num_rows)[num_tokens:]
             if len(rows) > len(best):
                 blocks = np.append(blocks, block)
                 best = blocks[rows // self.block_size] * self.block_size + rows % self.block_size
         return best
+
+    def find(self, source: RowSource) -> tuple[PagedLease, int] | None:
+        """As `KVCache.find`."""
+        blocks = self._shared(source.keys)
+        block, num_rows = self._part(source, len(blocks))
+        num_tokens = len(source.found(len(blocks) * self.block_size + num_rows))
+        blocks += [block] if num_rows else []
+        if not num_tokens:
+            return None
+        self._use(blocks)
+        return PagedLease(self, np.array(blocks, dtype=np.int32), num_tokens // self.block_size), num_tokens
+
+    def _part(self, source: RowSource, index: int) -> tuple[int, int]:
+        """The block that has most of the first rows of block `index` of a past, and how many; (0, 0): none has any."""
+        parts = (self._part_of[key] for key in reversed(source.parts(index)) if key in self._part_of)
+        return next(parts, (0, 0))
+
+    def _shared(self, keys: Sequence[bytes]) -> list[int]:
+        """The blocks of the first `keys` that are here."""
+        return [self._block_of[key] for key in takewhile(self._block_of.__contains__, keys)]
+
+    def _use(self, blocks: Iterable[int]) -> None:
+        """Refer to blocks that are kept or that others refer to."""
+        for block in blocks:
+            self._kept.pop(block, None)
+            self._references[block] += 1
 
     def enter(self, key: bytes, block: int) -> None:
         """Remember that `block` holds what `key` says, unless another one does already."""

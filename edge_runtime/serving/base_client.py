@@ -6,8 +6,10 @@ The work is done by `Link`'s background thread; here nothing blocks.
 from __future__ import annotations
 
 import itertools
+import os
 import weakref
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from edge_runtime.engine.dropping import OlderThan
@@ -115,6 +117,14 @@ class BaseClient:
             raise BadParameter("a session that is there has its messages; ask in it, or open a new one")
         else:
             self._begin_session(deliver, op="state", session=session_id, cache_salt=cache_salt)
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """A path as the server is told it. Raises `BadParameter` for what is none."""
+    try:
+        return str(Path(path).expanduser().absolute())
+    except (TypeError, RuntimeError, OSError) as error:  # RuntimeError: no such user's home
+        raise BadParameter(f"{path!r:.200} is not a path: {error}") from error
 
 
 _Reply = TypeVar("_Reply", wire.InfoReply, wire.SessionReply)

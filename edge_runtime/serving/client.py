@@ -6,6 +6,7 @@ The work is done by `Link`'s background thread; here is only what blocks.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions, SamplingParams
 from edge_runtime.errors import ConnectionLost, UnknownSession
 from edge_runtime.serving import messages as wire
-from edge_runtime.serving.base_client import BaseClient, BaseSession, BaseStream, reply_of
+from edge_runtime.serving.base_client import BaseClient, BaseSession, BaseStream, absolute, reply_of
 from edge_runtime.serving.chat import Chat
 from edge_runtime.serving.client_core import Reply
 from edge_runtime.serving.images import ImageSource, question
@@ -122,6 +123,16 @@ class Client(BaseClient):
         self._begin_entry(replies.put, session_id, messages, system, cache_salt)
         return Session(self, reply_of(wire.SessionReply, replies.get()), cache_salt)
 
+    def restore(self, path: str | os.PathLike[str], *, cache_salt: str = "") -> Session:
+        """A new conversation out of a file that `session.save` wrote, as it was then, on the server's machine.
+
+        What was computed of it comes back with it, as far as the cache has room. `cache_salt` is that of the session
+        that was saved. Raises `SessionFileError`, `TooManySessions` or `ConnectionLost`.
+        """
+        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._begin_session(replies.put, op="restore", path=absolute(path), cache_salt=cache_salt)
+        return Session(self, reply_of(wire.SessionReply, replies.get()), cache_salt)
+
     def close(self) -> None:
         """Disconnect; what is in flight fails with `ConnectionLost`, and the server cancels it. Idempotent."""
         self._close()
@@ -196,6 +207,14 @@ class Session(BaseSession[Stream]):
     def state(self) -> wire.SessionReply:
         """How long it is, and what it holds. Raises `UnknownSession`."""
         return self._call("state")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Have the server write it to a file, with all that was computed of it, for `restore`.
+
+        Only over `ipc://`, or to a file in the folder of `serve --keep-sessions`. What was there stays until the new
+        file is complete. Raises `SessionFileError`, `SessionBusy` or `UnknownSession`.
+        """
+        self._call("save", path=absolute(path))
 
     def close(self) -> None:
         """Let the server forget it. Raises `UnknownSession` if it has."""

@@ -12,6 +12,7 @@ import numpy as np
 from edge_runtime import errors
 from edge_runtime.engine.events import Delta, Event, Failed, Finished
 from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SessionTurn
+from edge_runtime.engine.session_state import SessionState
 from edge_runtime.errors import BadImage, EdgeError, PicturesNeeded, ProtocolError
 from edge_runtime.model.conversation import ImagePart, Message, Part, Picture, PictureDigest, TextPart, VideoPart
 from edge_runtime.serving import messages as wire
@@ -173,6 +174,19 @@ def event_to_wire(event: Event, client_id: str) -> Delta | Finished | wire.Faile
     if isinstance(event, Failed):
         return failure_to_wire(event.error, client_id)
     return msgspec.structs.replace(event, request_id=client_id)
+
+
+def session_to_wire(state: SessionState, client_id: str) -> wire.SessionReply:
+    """What became of a session, as the answer to a message with that id."""
+    return wire.SessionReply(
+        request_id=client_id,
+        session=state.session_id,
+        num_turns=state.num_turns,
+        num_messages=state.num_messages,
+        num_bytes=state.num_bytes,
+        timeout_s=state.timeout_s,
+        is_busy=state.is_busy,
+    )
 
 
 def failure_to_wire(error: EdgeError, client_id: str) -> wire.Failed:

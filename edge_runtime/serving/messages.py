@@ -120,10 +120,11 @@ class Session(_Message, frozen=True, kw_only=True, tag="session"):
 
     open: begin one with `messages`. fork: begin one with the past of `session`, up to and without `turn`. state: ask.
     close: forget it. drop: images and videos but the last `keep_images` leave, and with `reasoning` thoughts.
+    save: write it to the file `path`. restore: begin one with what is in that file.
     """
 
     request_id: RequestId
-    op: Literal["open", "fork", "state", "close", "drop"]
+    op: Literal["open", "fork", "state", "close", "drop", "save", "restore"]
     session: str = ""
     messages: tuple[ChatMessage, ...] = ()
     turn: int | None = None
@@ -131,6 +132,7 @@ class Session(_Message, frozen=True, kw_only=True, tag="session"):
     keep_images: _Index | None = None
     reasoning: bool = False
     approximate: bool = False
+    path: str = ""
 
 
 # ---- server to client ------------------------------------------------------------------------------------------
