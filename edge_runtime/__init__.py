@@ -29,13 +29,14 @@ from edge_runtime.errors import (
 
 if TYPE_CHECKING:
     from edge_runtime.devices.memory import MemoryRequest
+    from edge_runtime.engine.dropping import older_than
     from edge_runtime.engine.engine import Engine
     from edge_runtime.engine.events import Delta, Failed, Finished
     from edge_runtime.engine.load import PlannedBundle, load
     from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
     from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
-    from edge_runtime.serving.async_client import AsyncClient
-    from edge_runtime.serving.client import Client
+    from edge_runtime.serving.async_client import AsyncClient, AsyncSession
+    from edge_runtime.serving.client import Client, Session
     from edge_runtime.serving.client_core import Timeouts
     from edge_runtime.serving.images import question
     from edge_runtime.serving.model_info import model_info
@@ -46,13 +47,14 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "devices.memory": "MemoryRequest",
+    "engine.dropping": "older_than",
     "engine.engine": "Engine",
     "engine.events": "Delta Failed Finished",
     "engine.load": "PlannedBundle load",
     "engine.request": "GenerationOptions GenerationRequest SamplingParams",
     "model.conversation": "ImagePart Message TextPart VideoPart",
-    "serving.async_client": "AsyncClient",
-    "serving.client": "Client",
+    "serving.async_client": "AsyncClient AsyncSession",
+    "serving.client": "Client Session",
     "serving.client_core": "Timeouts",
     "serving.images": "question",
     "serving.model_info": "model_info",
@@ -64,6 +66,7 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names.spl
 
 __all__ = [
     "AsyncClient",
+    "AsyncSession",
     "BadImage",
     "BadParameter",
     "BadPrompt",
@@ -86,6 +89,7 @@ __all__ = [
     "SamplingParams",
     "Server",
     "ServerSettings",
+    "Session",
     "TextPart",
     "TimedOut",
     "Timeouts",
@@ -94,6 +98,7 @@ __all__ = [
     "errors",
     "load",
     "model_info",
+    "older_than",
     "question",
 ]
 

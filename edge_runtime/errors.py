@@ -9,7 +9,11 @@
     │   ├── BadPrompt          messages that the chat template or the model cannot take
     │   ├── BadParameter       a sampling or limit value outside its range
     │   ├── ContextOverflow    prompt plus answer is longer than the context
-    │   └── PicturesNeeded     pictures known by digest alone have to be sent; the clients do so by themselves
+    │   ├── PicturesNeeded     pictures known by digest alone have to be sent; the clients do so by themselves
+    │   ├── SessionFileError   a file is no saved session, or one of another model, or may not be used
+    │   └── UnknownSession     the session was closed or forgotten, or never was
+    ├── TooManySessions        sessions are as many, or hold as much, as they may
+    ├── SessionBusy            the session is answering another request
     ├── Overloaded             a queue is full, or the machine is short of memory or descriptors; try again later
     ├── Cancelled              the caller, or the loss of the caller, stopped the work
     ├── TimedOut               the caller's own time limit passed before the answer came
@@ -85,6 +89,32 @@ class ContextOverflow(RequestError):
     code = "context_overflow"
 
 
+class UnknownSession(RequestError):
+    """The session was closed, or forgotten because nobody used it, or never was on this server."""
+
+    code = "unknown_session"
+
+
+class SessionFileError(RequestError):
+    """A file is no saved session, is damaged or of another model, or may not be read or written there."""
+
+    code = "bad_session_file"
+
+
+class TooManySessions(EdgeError):
+    """There are as many sessions, or they hold as much, as they may; closing some helps."""
+
+    code = "too_many_sessions"
+    retryable = True
+
+
+class SessionBusy(EdgeError):
+    """The session is answering another request; it can be waited for, cancelled or superseded."""
+
+    code = "session_busy"
+    retryable = True
+
+
 class PicturesNeeded(RequestError):
     """Pictures that the request names by their digests have to be sent: `digests`. The clients do so by themselves."""
 
@@ -99,6 +129,10 @@ class PicturesNeeded(RequestError):
         """Those of `digests`, each once."""
         found = tuple(dict.fromkeys(digests))
         return cls(f"{len(found)} pictures named by digest are not known here (any more); send them in full", found)
+
+
+class SmallImageWarning(UserWarning):
+    """Points were asked for in an image so small in the model that they are likely to be wrong."""
 
 
 class Overloaded(EdgeError):

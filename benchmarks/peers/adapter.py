@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class CannotRun(Exception):
@@ -88,11 +88,16 @@ class TurnResult:
     """From the client to the contender."""
 
 
-class ChatModel(Protocol):
-    """A loaded contender that is asked turn after turn of one chat, the whole history each time."""
+Mode = Literal["history", "forgetful", "session"]
+"""The whole history every turn; the same, as if nothing had been asked before; or a conversation that the contender
+keeps, which is sent what is new (and has its own answers in it, whatever the history says)."""
 
-    def run_turn(self, history: Sequence[Said], max_tokens: int, *, ignore_eos: bool, keep_nothing: bool) -> TurnResult:
-        """Answer the last message. `keep_nothing`: as if nothing had been asked before. Raises `CannotRun`."""
+
+class ChatModel(Protocol):
+    """A loaded contender that is asked turn after turn of one chat."""
+
+    def run_turn(self, history: Sequence[Said], max_tokens: int, *, ignore_eos: bool, mode: Mode) -> TurnResult:
+        """Answer the last message. A history as it was the turn before is that turn again. Raises `CannotRun`."""
 
     def process_ids(self) -> Sequence[int]:
         """The processes whose memory counts."""

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.adapter import Said
+from benchmarks.peers.adapter import Mode, Said
 from benchmarks.peers.contenders import find
 from benchmarks.peers.environment import python_of
 from benchmarks.peers.measure import LOAD_TIMEOUT_S, Outcome, Workplace, prepare, read_through
@@ -27,14 +27,15 @@ from benchmarks.peers.setting import machine, random_checkpoint, say
 
 TURN_TIMEOUT_S = 3600
 POCKET = Path(__file__).resolve().parents[2] / "pocket" / "weights"
-CONTENDERS: dict[str, tuple[str, bool]] = {
-    "edge": ("edge", False),
-    "edge, nothing kept": ("edge", True),
-    "llama.cpp Q4_0": ("llama.cpp Q4_0", False),
-    "llama.cpp Q4_0, nothing kept": ("llama.cpp Q4_0", True),
-    "OpenVINO GenAI": ("OpenVINO GenAI", False),
+CONTENDERS: dict[str, tuple[str, Mode]] = {
+    "edge": ("edge", "history"),
+    "edge, session": ("edge", "session"),
+    "edge, nothing kept": ("edge", "forgetful"),
+    "llama.cpp Q4_0": ("llama.cpp Q4_0", "history"),
+    "llama.cpp Q4_0, nothing kept": ("llama.cpp Q4_0", "forgetful"),
+    "OpenVINO GenAI": ("OpenVINO GenAI", "history"),
 }
-"""Name -> the contender of `contenders.py`, and whether it is told to keep nothing from turn to turn."""
+"""Name -> the contender of `contenders.py`, and how it is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def main() -> None:
 
 def run(name: str, loop: Loop, checkpoint: Path, place: Workplace) -> dict[str, Any]:
     """All turns of one contender: `turns`, `peak_bytes`, and under `trouble` why some are missing."""
-    known_as, keep_nothing = CONTENDERS[name]
+    known_as, mode = CONTENDERS[name]
     (contender,) = find([known_as])
     outcome = Outcome(contender)
     told: dict[str, Any] = {"facts": {}, "turns": []}
@@ -89,7 +90,7 @@ def run(name: str, loop: Loop, checkpoint: Path, place: Workplace) -> dict[str, 
     try:
         with Worker(python, arguments, place.log(contender, "chat")) as worker:
             worker.read(LOAD_TIMEOUT_S)
-            for turn in take_turns(worker, loop, keep_nothing):
+            for turn in take_turns(worker, loop, mode):
                 say(f"  {turn['kind']}: {turn['first_token_s']:.3f} s to the first token, {turn['total_s']:.3f} in all")
                 told["turns"].append(turn)
             told["peak_bytes"] = worker.finish(LOAD_TIMEOUT_S)["peak_bytes"]
@@ -98,7 +99,7 @@ def run(name: str, loop: Loop, checkpoint: Path, place: Workplace) -> dict[str, 
     return told
 
 
-def take_turns(worker: Worker, loop: Loop, keep_nothing: bool) -> Iterator[dict[str, Any]]:
+def take_turns(worker: Worker, loop: Loop, mode: Mode) -> Iterator[dict[str, Any]]:
     """Ask turn after turn; yields what is known of each. Raises `WorkerFailed`."""
     scene = loop.scene
     history = [Said("system", scene.system)] if scene.system else []
@@ -113,7 +114,7 @@ def take_turns(worker: Worker, loop: Loop, keep_nothing: bool) -> Iterator[dict[
             "history": [asdict(said) for said in history],
             "max_tokens": scene.answer_tokens,
             "ignore_eos": scene.fixed_answers,
-            "keep_nothing": keep_nothing,
+            "mode": mode,
         }
         answer = worker.ask(request, TURN_TIMEOUT_S)
         if "result" not in answer:
@@ -124,22 +125,37 @@ def take_turns(worker: Worker, loop: Loop, keep_nothing: bool) -> Iterator[dict[
         yield {"kind": turn.kind} | {key: value for key, value in result.items() if key != "text"}
 
 
+METRICS = {
+    "first_token_s": "seconds to the first token",
+    "total_s": "seconds in all",
+    "computed_tokens": "tokens of the prompt that were computed",
+    "prompt_tokens": "tokens of the prompt",
+    "vision_s": "seconds of vision",
+    "sent_bytes": "bytes sent",
+}
+
+
 def markdown(result: dict[str, Any]) -> str:
-    """A row per turn; of each contender seconds to the first token and in all, and tokens computed of the prompt."""
+    """A table per metric that anybody tells, with a row per turn and a column per contender."""
     told = {name: one["turns"] for name, one in result["contenders"].items()}
-    lines = ["| turn | | " + " | ".join(f"{name}: first token s, all s, computed" for name in told) + " |"]
-    lines.append("|---:|---|" + "---:|" * len(told))
-    for index, kind in enumerate(result["kinds"]):
-        cells = [_cell(of[index]) if index < len(of) else "-" for of in told.values()]
-        lines.append(f"| {index + 1} | {kind} | " + " | ".join(cells) + " |")
+    lines = []
+    for metric, title in METRICS.items():
+        table = {name: [turn.get(metric) for turn in of] for name, of in told.items()}
+        if not any(value is not None for column in table.values() for value in column):
+            continue
+        lines += [f"| {title} | | " + " | ".join(table) + " |", "|---:|---|" + "---:|" * len(table)]
+        for index, kind in enumerate(result["kinds"]):
+            cells = [_number(column[index]) if index < len(column) else "-" for column in table.values()]
+            lines.append(f"| {index + 1} | {kind} | " + " | ".join(cells) + " |")
+        lines.append("")
     troubles = {name: one["trouble"] for name, one in result["contenders"].items() if "trouble" in one}
-    return "\n".join(lines + [""] * bool(troubles) + [f"- {name}: **{trouble}**" for name, trouble in troubles.items()])
+    return "\n".join([*lines, *(f"- {name}: **{trouble}**" for name, trouble in troubles.items())])
 
 
-def _cell(turn: dict[str, Any]) -> str:
-    computed = turn["computed_tokens"]
-    tokens = f"{turn['prompt_tokens']}?" if computed is None else f"{computed} of {turn['prompt_tokens']}"
-    return f"{turn['first_token_s']:.3g}, {turn['total_s']:.3g}, {tokens}"
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -56,7 +56,7 @@ def _answer(model: Any, request: dict[str, Any]) -> dict[str, object]:
 
 def _run_turn(model: ChatModel, request: dict[str, Any]) -> TurnResult:
     history = [Said(said["role"], said["text"], tuple(said["images"])) for said in request["history"]]
-    options = {name: request[name] for name in ("ignore_eos", "keep_nothing")}
+    options = {name: request[name] for name in ("ignore_eos", "mode")}
     return model.run_turn(history, request["max_tokens"], **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @reports_errors
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - these are the command's own options
     bundle: Annotated[str, typer.Argument(help="Folder that edge-export wrote, or pocket: the model that ships.")],
     bind: Annotated[
         str, typer.Option(help="Address on this machine: tcp://127.0.0.1:PORT or ipc:///PATH.")
@@ -29,6 +30,13 @@ def serve(
     socket_group: Annotated[
         str | None, typer.Option(help="Group of an ipc:// address; with --socket-mode 0660.")
     ] = None,
+    session_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds after which a session that nobody uses is forgotten.")
+    ] = 3600.0,
+    keep_sessions: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps sessions over a restart, and that clients may save sessions into."),
+    ] = None,
     drain_seconds: Annotated[
         float, typer.Option(min=0, max=86400, help="How long answers in progress may take at SIGTERM.")
     ] = 10.0,
@@ -36,6 +44,7 @@ def serve(
     """Serve a bundle until SIGTERM or Ctrl-C; a second one does not wait for answers in progress."""
     import logging  # noqa: PLC0415
     from contextlib import closing  # noqa: PLC0415
+    from dataclasses import replace  # noqa: PLC0415
 
     from edge_runtime.engine.load import PlannedBundle  # noqa: PLC0415
     from edge_runtime.serving.model_info import model_info  # noqa: PLC0415
@@ -44,7 +53,11 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = ServerSettings(
-        bind=bind, socket_mode=_octal(socket_mode), socket_group=socket_group, shutdown_grace_s=drain_seconds
+        bind=bind,
+        socket_mode=_octal(socket_mode),
+        socket_group=socket_group,
+        shutdown_grace_s=drain_seconds,
+        keep_sessions=keep_sessions,
     )
     planned = PlannedBundle.open(bundle, profile)
     # The address is taken before the model is loaded: a second server says so at once.
@@ -52,6 +65,7 @@ def serve(
         _print_plan(planned)
         _stop_on_signals(server)
         engine = planned.load()
+        engine.sessions.limits = replace(engine.sessions.limits, timeout_s=session_timeout)
         typer.echo(f"serving {planned.bundle.manifest.name} at {server.address}")
         server.run(engine, model_info(planned))
 

@@ -16,6 +16,13 @@ GOOD_DECODING_BYTES = 80 * 2**20
 MOST_DECODING_BYTES = 1344 * 2**20
 """Decodes whatever is accepted: a WEBP of 8192x8192 with alpha takes 20 bytes a pixel."""
 
+MIN_IMAGE_TOKENS = 1024
+"""Image size gives way down to here: below it Qwen-VL models point at the wrong places (llama.cpp#16842)."""
+LEAST_SESSION_BYTES = 8 * 2**20
+"""Sessions of text, and some screenshots as files."""
+MOST_SESSION_BYTES = 256 * 2**20
+"""Hundreds of screenshots as files, or a hundred raw ones of 1280x720."""
+
 IMAGES_KEPT = 4
 """Images per chat whose features are kept at most."""
 
@@ -96,6 +103,8 @@ class MemoryPlan:
     """For one picture while it is decoded: `ImageLimits.max_decode_bytes`, which limits the process that does it."""
     feature_cache_bytes: int = 0
     """For features of images seen lately, in case they are asked about again."""
+    session_bytes: int = LEAST_SESSION_BYTES
+    """For the text and the pictures of sessions: `SessionLimits.max_bytes`."""
 
     @property
     def kv_tokens(self) -> int:
@@ -106,6 +115,7 @@ class MemoryPlan:
     def total_bytes(self) -> int:
         """Peak memory. One chat's image is encoded before its prompt runs; of several, parts of both alternate."""
         held = self.weights_bytes + self.fixed_bytes + self.kv_bytes + self.features_bytes + self.feature_cache_bytes
+        held += self.session_bytes
         pictures = self.decoding_bytes + DECODING_PROCESS_BYTES
         runs = (self.vision_bytes, self.prefill_bytes)
         return held + pictures + (max(runs) if self.max_chats == 1 else sum(runs))
@@ -113,12 +123,15 @@ class MemoryPlan:
     def with_room_for_pictures(self) -> MemoryPlan:
         """The same with half of what is left of the budget for decoding, so that large pictures are accepted.
 
-        Half of the rest is for features of images seen lately: a few of every chat's.
+        Half of the rest is for features of images seen lately, a few of every chat's; half of what is left then for
+        sessions.
         """
         room = self.decoding_bytes + (self.budget_bytes - self.total_bytes) // 2
         plan = replace(self, decoding_bytes=max(self.decoding_bytes, min(room, MOST_DECODING_BYTES)))
         kept = min((plan.budget_bytes - plan.total_bytes) // 2, IMAGES_KEPT * plan.features_bytes)
-        return replace(plan, feature_cache_bytes=max(kept, 0))
+        plan = replace(plan, feature_cache_bytes=max(kept, 0))
+        room = plan.session_bytes + (plan.budget_bytes - plan.total_bytes) // 2
+        return replace(plan, session_bytes=max(plan.session_bytes, min(room, MOST_SESSION_BYTES)))
 
     @property
     def loaded_bytes(self) -> int:
@@ -133,6 +146,7 @@ class MemoryPlan:
             ("KV cache", format_bytes(self.kv_bytes), f"held for {chats}, {self.kv_dtype}"),
             ("features", format_bytes(self.features_bytes), "held for encoded images on their way into the cache"),
             ("seen", format_bytes(self.feature_cache_bytes), "for images encoded lately, in case they come again"),
+            ("sessions", format_bytes(self.session_bytes), "held for text and pictures of sessions"),
             ("vision", format_bytes(self.vision_bytes), f"held for an image of up to {self.max_pixels:,} pixels"),
             ("prefill", format_bytes(self.prefill_bytes), f"held for chunks of {self.prefill_chunk_tokens} tokens"),
             (

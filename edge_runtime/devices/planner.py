@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from edge_runtime.devices.memory import (
     GOOD_DECODING_BYTES,
     LEAST_DECODING_BYTES,
+    MIN_IMAGE_TOKENS,
     Change,
     MemoryPlan,
     MemoryRequest,
@@ -28,8 +29,6 @@ __all__ = ["Change", "MemoryPlan", "MemoryRequest", "ModelFootprint", "plan_memo
 
 TEXT_TOKENS = 1024
 """Room for words kept beside the largest image when the context gives way."""
-MIN_IMAGE_TOKENS = 1024
-"""Image size gives way down to here: below it Qwen-VL models point at the wrong places (llama.cpp#16842)."""
 MIN_PREFILL_CHUNK = 32
 CONTEXT_STEP = 256
 PIXEL_STEP = 65_536

@@ -6,6 +6,7 @@ of image features for its tokens.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from edge_runtime.engine.token_log import TokenLog
 from edge_runtime.errors import InternalError
 from edge_runtime.families.qwen3_vl.decoder import RotaryTables, prompt_positions
 from edge_runtime.families.qwen3_vl.vision import vision_contract
+from edge_runtime.model.answers import DrawnAnswers
 from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.contract import check_contract
-from edge_runtime.model.decoder import Decoder, DecoderStep, Logits, PortableDecoder
+from edge_runtime.model.decoder import Decoder, DecoderStep, KVBlocks, Logits, PortableDecoder
 from edge_runtime.model.embeddings import TokenEmbeddings
+from edge_runtime.model.fingerprint import fingerprint
 from edge_runtime.model.graph import Graph, GraphSettings
 from edge_runtime.model.kv_cache import KVCache
 from edge_runtime.model.manifest import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, decoder_graph_name
@@ -82,6 +85,9 @@ class BundleRunner:
         self._rotary = RotaryTables(manifest.architecture.text)
         self.media = _media_encoder(bundle, settings, vision_graph.result())
         self._decoder = decoder.result()
+        self._preparing = threading.Lock()
+        self.fingerprint = fingerprint(manifest, settings.kv_dtype)
+        """What keys and values depend on."""
 
     @property
     def kv_cache(self) -> KVCache:
@@ -92,6 +98,16 @@ class BundleRunner:
     def kv_bytes_per_token(self) -> int:
         """What a token takes there, over all layers."""
         return self._decoder.kv_bytes_per_token
+
+    @property
+    def kv_blocks(self) -> KVBlocks:
+        """Keys and values of leases, as they are stored."""
+        return self._decoder
+
+    @property
+    def answers(self) -> DrawnAnswers:
+        """Answers as they were drawn."""
+        return self._prompts.answers
 
     @property
     def max_context(self) -> int:
@@ -110,29 +126,35 @@ class BundleRunner:
         return None if start is None or end is None else (start, end)
 
     def prepare(self, request: GenerationRequest, cancel: CancelToken | None = None) -> TokenLog:
-        """Template, token ids, positions; reads image headers only.
+        """Template, token ids, positions; reads image headers only. For any thread, one at a time.
 
         Raises `BadImage`, `BadPrompt`, `BadParameter`, `ContextOverflow` for what cannot fit by far, `PicturesNeeded`,
         or `Cancelled`.
         """
-        plans = self.media.plan(request.messages, self._max_context, cancel or CancelToken(), request.options.salt)
+        with self._preparing:
+            return self._prepare(request, cancel or CancelToken())
+
+    def _prepare(self, request: GenerationRequest, cancel: CancelToken) -> TokenLog:
+        plans = self.media.plan(request.messages, self._max_context, cancel, request.options.salt)
+        num_dropped = sum(plan.placeholder.num_tokens for plan in plans if plan.dropped)
         prompt = self._prompts.build(
             request.messages,
             [plan.placeholder for plan in plans],
-            self._max_context,
+            self._max_context + num_dropped,
             request.options.enable_thinking,
             parse_special=request.options.parse_special,
             salt=request.options.salt,
         )
-        runs = [run for plan in plans for run in plan.runs]
-        return TokenLog(
+        log = TokenLog(
             prompt.input_ids,
-            self.media.media(prompt.spans, runs, request.options.salt),
+            self.media.media(request.messages, prompt.spans, plans, request.options.salt),
             positions=prompt_positions(len(prompt.input_ids), prompt.spans),
             starts_in_reasoning=prompt.starts_in_reasoning,
             short_ids=prompt.short_ids,
             salt=request.options.salt,
         )
+        log.drop_media()
+        return log
 
     def forward(self, steps: Sequence[Step]) -> list[Logits | None]:
         """Run the decoder on every step; per step the logits it wants; None if that is none, or it was cancelled."""
@@ -144,7 +166,7 @@ class BundleRunner:
 
     def remember(self, log: TokenLog) -> None:
         """Tokenize this answer as it was drawn when it comes back in a history."""
-        self._prompts.answers.note(log.short_ids, log.output_ids, log.salt)
+        self.answers.note(log.short_ids, log.output_ids, log.salt)
 
     def detokenize(self, token_ids: Sequence[int]) -> bytes:
         """The exact bytes the tokens stand for (special tokens give none)."""

@@ -156,6 +156,15 @@ class Chat:
         if num_blocks > self.lease.num_committed:
             self.lease.commit(self.log.keys(block_size, num_blocks))
 
+    def leave(self, block_size: int) -> None:
+        """Give the room back; others may copy what its last block holds, and the one where its prompt ends."""
+        assert self.lease is not None
+        for index in {(self.log.num_prompt - 1) // block_size, self.num_cached // block_size}:
+            num_tokens = self.num_cached - index * block_size
+            if num_tokens > 0:
+                self.lease.commit_part(index, self.log.parts(block_size, index)[:num_tokens])
+        self.lease.free()
+
     def checkpoint(self) -> Checkpoint:
         """Where it stands before a run, for `restore` if that fails."""
         assert self.lease is not None
@@ -196,6 +205,7 @@ class Chat:
             token_ids=self.log.output_ids,
             finish_reason=reason,
             timings=self._timings(),
+            images=self.log.images,
         )
         return [*(self._delta(channel, text) for channel, text in pieces), ended]
 

@@ -25,10 +25,13 @@ from contextlib import contextmanager
 from edge_runtime.engine.cache_info import CacheInfo, Found
 from edge_runtime.engine.chat import Chat, Clock, Phase
 from edge_runtime.engine.events import Event, Failed, Finished, FinishReason
+from edge_runtime.engine.faults import internal_unless_ours
 from edge_runtime.engine.model_runner import ModelRunner
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.sampling import rescore
+from edge_runtime.engine.saving import Saving
 from edge_runtime.engine.scheduler import Plan, Scheduler
+from edge_runtime.engine.session import Sessions
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.engine.transcript import Transcript
 from edge_runtime.errors import BadParameter, Cancelled, EdgeError, InternalError
@@ -45,13 +48,21 @@ class Engine:
     """Answers several chats at a time with one model. Every submitted request ends in one `Finished` or `Failed`."""
 
     def __init__(
-        self, runner: ModelRunner, settings: EngineSettings, clock: Callable[[], float] = time.perf_counter
+        self,
+        runner: ModelRunner,
+        settings: EngineSettings,
+        sessions: Sessions | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """The engine has `runner` and its KV cache to itself; `clock` tells in seconds what a step took."""
+        self.sessions = Sessions() if sessions is None else sessions
+        """Conversations that requests may go on with."""
         self._runner = runner
         self._clock = clock
         self._settings = settings
         self._scheduler = Scheduler(runner.kv_cache, runner.max_context, settings)
+        self.saving = Saving(runner, self.sessions, self._scheduler)
+        """What of it goes into files of sessions."""
         self._chats: dict[str, Chat] = {}
         self._events: list[Event] = []  # not handed out yet
         self._found = Found()
@@ -81,16 +92,19 @@ class Engine:
         """All that can be done for a request before it is taken on; `cancel` is the chat's from now on. For any thread.
 
         Raises `Overloaded` if the queue is full, `ContextOverflow` if prompt and answer cannot fit (nothing was
-        computed), `BadPrompt` or `BadImage` for what the model cannot take, `Cancelled`.
+        computed), `BadPrompt` or `BadImage` for what the model cannot take, `Cancelled`; and as `Sessions.begin`.
         """
         clock = Clock(submitted_s=time.perf_counter())
         self._scheduler.check_room()
-        with _internal_unless_ours("preparing a prompt"):
+        request = self.sessions.begin(request, cancel)
+        with self.sessions.unless_refused(request), internal_unless_ours("preparing a prompt"):
             log = self._runner.prepare(request, cancel)
             max_tokens = self._scheduler.answer_length(log.num_prompt, log.image_tokens, request.options.max_tokens)
             transcript = Transcript(self._runner.think_token_ids, log.starts_in_reasoning, request.options.stop)
             # The pictures stay with `log` alone, which drops each as soon as it is encoded.
-            kept = GenerationRequest(request.request_id, (), request.options, max_tokens=max_tokens)
+            kept = GenerationRequest(
+                request.request_id, (), request.options, session=request.session, max_tokens=max_tokens
+            )
             return Chat(kept, log, transcript, clock, cancel, self._settings.prefill_chunk)
 
     def add(self, chat: Chat, client: Hashable = None) -> None:
@@ -101,9 +115,10 @@ class Engine:
         Raises `Overloaded` if the queue is full by now, `BadParameter` if the request's id is in use.
         """
         request_id = chat.request.request_id
-        if request_id in self._chats:
-            raise BadParameter(f"a request with the id {request_id!r} is in flight; give each its own")
-        self._scheduler.check_room()
+        with self.sessions.unless_refused(chat.request):
+            if request_id in self._chats:
+                raise BadParameter(f"a request with the id {request_id!r} is in flight; give each its own")
+            self._scheduler.check_room()
         self._chats[request_id] = chat
         chat.client = client
         self._scheduler.add(chat)
@@ -249,13 +264,13 @@ class Engine:
     def _end_cancelled(self) -> None:
         """End the chats whose cancel token is set."""
         for chat in [chat for chat in self._chats.values() if chat.cancel.cancelled]:
-            self._end(chat, [Failed(chat.request.request_id, Cancelled("the request was cancelled"))])
+            self._end(chat, [Failed(chat.request.request_id, Cancelled(chat.cancel.reason))])
 
     @contextmanager
     def _failing(self, chat: Chat) -> Iterator[None]:
         """An error inside the block ends `chat` with it, and only `chat`."""
         try:
-            with _internal_unless_ours(f"request {chat.request.request_id!r}"):
+            with internal_unless_ours(f"request {chat.request.request_id!r}"):
                 yield
         except EdgeError as error:
             self._end(chat, [Failed(chat.request.request_id, error)])
@@ -264,6 +279,8 @@ class Engine:
         """Forget `chat`, return its room in the cache, and say its last events. Does nothing the second time."""
         if self._chats.pop(chat.request.request_id, None) is not None:
             self._events += last_events
+            answer = next((event.text for event in last_events if isinstance(event, Finished)), None)
+            self.sessions.end(chat.request, answer)
             self._scheduler.remove(chat)
             try:
                 self._runner.media.release(chat.log)
@@ -273,20 +290,5 @@ class Engine:
     def _check_idle(self) -> None:
         """With no chat in flight the whole cache must be free."""
         cache = self._runner.kv_cache
-        if cache.free_tokens != cache.max_tokens:
+        if cache.free_tokens + self._scheduler.lent_tokens != cache.max_tokens:
             _log.error("idle, but only %d of %d cache tokens are free", cache.free_tokens, cache.max_tokens)
-
-
-@contextmanager
-def _internal_unless_ours(doing: str) -> Iterator[None]:
-    """Let an `EdgeError` pass; log any other error with its traceback and raise `InternalError` in its place."""
-    try:
-        yield
-    except InternalError:
-        _log.exception("%s failed", doing)
-        raise
-    except EdgeError:
-        raise
-    except Exception as error:
-        _log.exception("%s failed", doing)
-        raise InternalError(f"{doing} failed: {error!r}; the log has the traceback") from error

@@ -6,12 +6,15 @@ has a default, and `request_id` is `id` there.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import msgspec
 
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import BadParameter, EdgeError, SmallImageWarning
 
 Channel = Literal["answer", "reasoning"]
 FinishReason = Literal["stop", "length", "repetition"]
@@ -58,6 +61,36 @@ class Timings(msgspec.Struct, frozen=True):
     """Images and video frame pairs that were not encoded again."""
 
 
+class ImageShape(msgspec.Struct, frozen=True):
+    """An image of a chat: its size in pixels, as decoded and turned upright, and the tokens it has in the model."""
+
+    width: int
+    height: int
+    num_tokens: int
+
+    def to_pixels(self, point: Sequence[float]) -> tuple[int, int]:
+        """The pixel (x, y) that holds a point (x, y) of an answer, which runs from 0 to 1000 across and down the image.
+
+        The right and the lower edge belong to the last pixels. Raises `BadParameter` for what is no such point.
+        """
+        try:
+            x, y = point
+            fits = all(_is_coordinate(value) for value in (x, y))
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise BadParameter(f"the point is {point!r:.80}; wanted (x, y), two numbers from 0 to 1000")
+        return _pixel(x, self.width), _pixel(y, self.height)
+
+
+def _is_coordinate(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1000
+
+
+def _pixel(value: float, size: int) -> int:
+    return min(int(float(value) * size / 1000), size - 1)
+
+
 class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", rename={"request_id": "id"}):
     request_id: str
 
@@ -87,6 +120,34 @@ class Finished(_Event, frozen=True, tag="finished"):
     reasoning: str = ""
     token_ids: tuple[int, ...] = ()
     timings: Timings = Timings()
+    images: tuple[ImageShape, ...] = ()
+    """Those of the whole chat, oldest first; frames of videos are none."""
+
+    def to_pixels(self, point: Sequence[float], image: int = -1) -> tuple[int, int]:
+        """The pixel (x, y) of an image of the chat, the last one by default, that a point of the answer is in.
+
+        `point` is (x, y), each from 0 to 1000 across or down the image, as these models say them. Warns
+        (`errors.SmallImageWarning`) where the image has so few tokens that they point at the wrong places. Raises
+        `BadParameter` for what is no point, and for an image that is not there.
+        """
+        from edge_runtime.devices.memory import MIN_IMAGE_TOKENS  # noqa: PLC0415 - who asks no such thing does without
+
+        count = len(self.images)
+        if isinstance(image, bool) or not isinstance(image, Integral) or not -count <= image < count:
+            raise BadParameter(
+                f"there is no image {image!r:.80}: the chat has {count}; they count from 0, oldest first, and -1 is "
+                "the last"
+            )
+        shape = self.images[image]
+        pixel = shape.to_pixels(point)
+        if shape.num_tokens < MIN_IMAGE_TOKENS:
+            warnings.warn(
+                f"the image has {shape.num_tokens} tokens, and with fewer than {MIN_IMAGE_TOKENS} these models point "
+                "at wrong places; ask with a larger min_pixels, or max_pixels where that made it so small",
+                SmallImageWarning,
+                stacklevel=2,
+            )
+        return pixel
 
 
 @dataclass(frozen=True, slots=True)

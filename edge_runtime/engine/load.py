@@ -14,6 +14,8 @@ from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.pocket import bundle_folder
 from edge_runtime.engine.request import type_of
+from edge_runtime.engine.session import Sessions
+from edge_runtime.engine.session_state import SessionLimits
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import BadParameter, BundleError
 from edge_runtime.model.bundle import Bundle, open_bundle, refuse_failed
@@ -89,7 +91,7 @@ def load_engine(bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan) -> E
         shared_chunk=_SHARED_CHUNK[bundle.manifest.flavour],
         max_running=plan.max_chats,
     )
-    return Engine(runner, settings)
+    return Engine(runner, settings, Sessions(SessionLimits(max_bytes=plan.session_bytes)))
 
 
 def load_runner(bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan) -> BundleRunner:

@@ -14,17 +14,24 @@ import numpy as np
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.model_runner import MediaTimings
-from edge_runtime.engine.picture_cache import FeatureCache, KnownPictures, frame_digests, pixel_digest, source_digest
+from edge_runtime.engine.picture_cache import (
+    FeatureCache,
+    KnownPictures,
+    PartDigests,
+    frame_digests,
+    pixel_digest,
+    source_digest,
+)
 from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.errors import BadImage, EdgeError, PicturesNeeded
 from edge_runtime.families.qwen3_vl.config import VisionArchitecture
 from edge_runtime.families.qwen3_vl.processor import VisionSpan, patchify
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.conversation import ImagePart, Message, Picture, PictureDigest, media_parts
+from edge_runtime.model.conversation import ImagePart, Message, Picture, PictureDigest, frames_of, media_parts
 from edge_runtime.model.prompt import refuse_overflow
 from edge_runtime.vision.decoding import BadFrame, PictureDecoder
 from edge_runtime.vision.encoder import VisionEncoder
-from edge_runtime.vision.plan import MediaPlan, MediaPlanner, VisionRun
+from edge_runtime.vision.plan import MediaPlan, MediaPlanner
 
 
 class MediaEncoder:
@@ -48,6 +55,7 @@ class MediaEncoder:
         self._encoder = encoder
         self._vision = vision
         self._kernels = kernels
+        self._digests = PartDigests()
         self._known = KnownPictures()
         self._cache = FeatureCache(cache_bytes)
 
@@ -73,8 +81,7 @@ class MediaEncoder:
         places: dict[int, str] = {}
         pictures: dict[int, Picture] = {}
         for place, part in parts:
-            frames = (part.data,) if isinstance(part, ImagePart) else part.frames
-            for number, frame in enumerate(frames, 1):
+            for number, frame in enumerate(frames_of(part), 1):
                 pictures.setdefault(id(frame), frame)
                 places.setdefault(id(frame), place if isinstance(part, ImagePart) else f"{place}, frame {number}")
         sizes = self._sizes(pictures, places, cancel, salt)
@@ -83,24 +90,34 @@ class MediaEncoder:
             cancel.raise_if_cancelled()
             with _named(place):
                 plans.append(self._planner.plan(part, place, lambda frame: sizes[id(frame)]))
-            num_tokens += plans[-1].placeholder.num_tokens
+            num_tokens += 0 if part.dropped else plans[-1].placeholder.num_tokens
             refuse_overflow(num_tokens, "images and videos", max_context)
         return plans
 
-    def media(self, spans: Sequence[VisionSpan], runs: Sequence[VisionRun], salt: bytes) -> list[Media]:
-        """`runs` at their places in a log, and what their pixels are if they were seen before. For any thread.
+    def media(
+        self, messages: tuple[Message, ...], spans: Sequence[VisionSpan], plans: Sequence[MediaPlan], salt: bytes
+    ) -> list[Media]:
+        """The runs that `plan` gave, at their places in a log, and what their pixels are if they were seen before.
 
-        Raises `PicturesNeeded` where they were not, and the picture itself is not there either.
+        For any thread. Raises `PicturesNeeded` where they were not, and the picture itself is not there either.
         """
-        digests = frame_digests(frame for run in runs for frame in run.frames)
+        runs = [(plan, run) for plan in plans for run in plan.runs]
+        digests = self._digests.of(part for _, part in media_parts(messages))
         media = []
-        for span, run in zip(spans, runs, strict=True):
+        for span, (plan, run) in zip(spans, runs, strict=True):
             for frame in run.frames:
                 self._known.note_size(digests[id(frame)], salt, run.source_size)
             source = source_digest(run, digests, salt)
-            media.append(Media(span, run, source, self._known.digest(source)))
-        _need(one for one in media if one.digest is None)
+            image_size = run.source_size if plan.placeholder.kind == "image" else None
+            known = self._known.digest(source)
+            media.append(Media(span, run, source, known, image_size=image_size, dropped=plan.dropped))
+        _need(one for one in media if one.digest is None and not one.dropped)
         return media
+
+    def recognize(self, media: Media, digest: bytes) -> None:
+        """As `MediaStage.recognize`."""
+        media.digest = digest
+        self._known.note(media.source, digest)
 
     def start(self, log: TokenLog) -> None:
         """Begin to decode the next image or frame pair of `log`, if it has to be.

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.engine.request import GenerationRequest
-from edge_runtime.engine.token_log import TokenLog
+from edge_runtime.engine.token_log import Media, TokenLog
+from edge_runtime.model.answers import DrawnAnswers
 from edge_runtime.model.cancellation import CancelToken
-from edge_runtime.model.decoder import Logits
+from edge_runtime.model.decoder import KVBlocks, Logits
+from edge_runtime.model.fingerprint import Fingerprint
 from edge_runtime.model.kv_cache import KVCache, KVLease
 
 
@@ -54,6 +56,9 @@ class MediaStage(Protocol):
     def max_feature_bytes(self) -> int:
         """Room for them."""
 
+    def recognize(self, media: Media, digest: bytes) -> None:
+        """Its pixels, which nobody has seen yet, have this digest. For any thread."""
+
     def start(self, log: TokenLog) -> None:
         """Begin to decode it, beside all other work; nothing if there is none. Raises what a shortage brings."""
 
@@ -87,6 +92,18 @@ class ModelRunner(Protocol):
     @property
     def kv_bytes_per_token(self) -> int:
         """What a token takes there, over all layers."""
+
+    @property
+    def kv_blocks(self) -> KVBlocks:
+        """Keys and values of leases, as they are stored."""
+
+    @property
+    def answers(self) -> DrawnAnswers:
+        """Answers as they were drawn."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What all this depends on."""
 
     @property
     def max_context(self) -> int:

@@ -11,11 +11,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from edge_runtime.families.qwen3_vl.processor import Normalization
-from edge_runtime.model.conversation import Picture, PictureDigest
+from edge_runtime.model.conversation import ImagePart, Picture, PictureDigest, VideoPart, frames_of
 from edge_runtime.vision.encoder import VisionFeatures
 from edge_runtime.vision.image import Pixels
 from edge_runtime.vision.plan import VisionRun
@@ -41,6 +42,42 @@ def frame_digests(frames: Iterable[Picture]) -> dict[int, bytes]:
         if id(frame) not in found:
             found[id(frame)] = (frame if isinstance(frame, PictureDigest) else PictureDigest.of(frame)).digest
     return found
+
+
+class PartDigests:
+    """The digests of frames, made once for each part that is kept, as those of a session are. For any thread.
+
+    A part cannot change, nor can its frames where that is looked at; it is forgotten with the part.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: WeakKeyDictionary[ImagePart | VideoPart, dict[int, bytes]] = WeakKeyDictionary()
+
+    def of(self, parts: Iterable[ImagePart | VideoPart]) -> dict[int, bytes]:
+        """The `frame_digests` of their frames."""
+        found: dict[int, bytes] = {}
+        for part in parts:
+            with self._lock:
+                digests = self._known.get(part)
+            if digests is None:
+                frames = frames_of(part)
+                digests = {id(frame): found[id(frame)] for frame in frames if id(frame) in found}
+                digests |= frame_digests(frame for frame in frames if id(frame) not in found)
+                if all(map(_is_fixed, frames)):
+                    with self._lock:
+                        self._known[part] = digests  # the part holds its frames, so their ids stay theirs
+            found |= digests
+        return found
+
+
+def _is_fixed(frame: object) -> bool:
+    """Whether nobody can change it: bytes, or pixels in memory that cannot be written."""
+    while isinstance(frame, np.ndarray):
+        if frame.flags.writeable:
+            return False
+        frame = frame.base
+    return isinstance(frame, (bytes, PictureDigest)) or (isinstance(frame, memoryview) and frame.readonly)
 
 
 def source_digest(run: VisionRun, frames: Mapping[int, bytes], salt: bytes = b"") -> bytes:

@@ -144,6 +144,20 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
         return cls(**values | rest)
 
 
+@dataclass(frozen=True, slots=True)
+class SessionTurn:
+    """Which session a request belongs to, and where its messages go."""
+
+    session_id: str
+    turn: int | None = None
+    """The turn that the messages replace, and with it all that follow; counted from 0, negative from the end.
+
+    None: they follow the last one. Without messages the same question is answered anew.
+    """
+    supersede: bool = False
+    """A request that this session is answering is cancelled, not waited for."""
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class GenerationRequest:
     """One chat turn to answer: the whole conversation so far, and how to answer it."""
@@ -151,9 +165,17 @@ class GenerationRequest:
     request_id: str
     messages: tuple[Message, ...]
     options: GenerationOptions
+    session: SessionTurn | None
+    """The conversation that `messages` continue; None: they are all of it."""
 
     def __init__(
-        self, request_id: str, messages: Sequence[Message], options: SamplingParams | None = None, **fields: Any
+        self,
+        request_id: str,
+        messages: Sequence[Message],
+        options: SamplingParams | None = None,
+        *,
+        session: SessionTurn | None = None,
+        **fields: Any,
     ) -> None:
         """`options`, or some of their fields by name, or both; as `GenerationOptions.of` takes them.
 
@@ -162,6 +184,7 @@ class GenerationRequest:
         object.__setattr__(self, "request_id", request_id)
         object.__setattr__(self, "messages", _messages(messages))
         object.__setattr__(self, "options", GenerationOptions.of(options, fields, "GenerationRequest()"))
+        object.__setattr__(self, "session", session)
 
 
 def _messages(messages: object) -> tuple[Message, ...]:

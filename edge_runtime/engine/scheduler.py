@@ -27,7 +27,7 @@ from edge_runtime.engine.chat import Chat, Phase
 from edge_runtime.engine.request import DEFAULT_MAX_TOKENS
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import ContextOverflow, InternalError, Overloaded
-from edge_runtime.model.kv_cache import KVCache
+from edge_runtime.model.kv_cache import KVCache, KVLease
 
 _DECODING_SHARE = 1 / 3
 """What decoding chats get of the time when others prefill or have images encoded: at least so much."""
@@ -55,7 +55,7 @@ class Plan:
 class Scheduler:
     """The queues of an engine: waiting chats of each client, and running ones in order of their turn."""
 
-    __slots__ = ("_alone", "_kv_cache", "_max_context", "_owed_s", "_running", "_settings", "_waiting")
+    __slots__ = ("_alone", "_kv_cache", "_max_context", "_owed_s", "_running", "_settings", "_waiting", "lent")
 
     def __init__(self, kv_cache: KVCache, max_context: int, settings: EngineSettings) -> None:
         """`max_context`: longest prompt plus answer the model takes, in tokens."""
@@ -64,6 +64,8 @@ class Scheduler:
         self._settings = settings
         self._waiting: OrderedDict[Hashable, deque[Chat]] = OrderedDict()  # by client; whose turn is next comes first
         self._running: deque[Chat] = deque()
+        self.lent: list[KVLease] = []
+        """Room that sessions hold while they are saved or restored."""
         self._owed_s = 0.0  # what decoding chats have had too little of the time
         self._alone = (0, 0.0)  # so many decoding chats have just taken so many seconds for a step
 
@@ -76,6 +78,11 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Chats that wait for it."""
         return sum(map(len, self._waiting.values()))
+
+    @property
+    def lent_tokens(self) -> int:
+        """Room that no chat holds and that is not free."""
+        return sum(lease.capacity for lease in self.lent)
 
     def check_room(self) -> None:
         """Raise `Overloaded` if not one more chat may wait."""
@@ -111,7 +118,7 @@ class Scheduler:
         """Forget `chat` and return its room in the cache."""
         if chat.lease is not None:
             self._running.remove(chat)
-            chat.lease.free()
+            chat.leave(self._kv_cache.block_size)
             return
         line = self._waiting[chat.client]
         line.remove(chat)
@@ -132,9 +139,9 @@ class Scheduler:
         # The last token of a prompt always runs: its logits are wanted.
         block_size = self._kv_cache.block_size
         keys = chat.log.keys(block_size, (chat.log.num_prompt - 1) // block_size)
-        lease = self._kv_cache.lease(chat.max_context, keys)
+        lease = self._kv_cache.lease(chat.max_context, keys, chat.log.sources(block_size))
         if lease is None:
-            if not self._running:
+            if not self._running and not self.lent:
                 free, room = self._kv_cache.free_tokens, self._kv_cache.max_tokens
                 raise InternalError(
                     f"no chat runs, yet only {free} of the KV cache's {room} tokens are free and "

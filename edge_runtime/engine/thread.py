@@ -13,17 +13,24 @@ import queue
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.chat import Chat
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Event, Failed
 from edge_runtime.engine.request import GenerationRequest
-from edge_runtime.errors import Cancelled, EdgeError, InternalError
+from edge_runtime.errors import Cancelled, EdgeError, InternalError, ShuttingDown
 from edge_runtime.model.cancellation import CancelToken
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_CALL_PATIENCE_S = 0.5
+"""How often who waits for the engine looks whether it is there."""
 
 
 class EngineThread:
@@ -33,7 +40,7 @@ class EngineThread:
         self._engine = engine
         self._wake = wake
         self._preparing = Preparing(engine.prepare, self._take_prepared)
-        self._inbox: queue.SimpleQueue[tuple[str, Chat, Hashable] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[str, Chat, Hashable] | Callable[[], None] | None] = queue.SimpleQueue()
         self._clients: dict[str, Hashable] = {}  # of requests that are being prepared
         self._outbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._alive = True
@@ -70,6 +77,25 @@ class EngineThread:
         while not self._outbox.empty():
             events.append(self._outbox.get_nowait())
         return events
+
+    def call(self, work: Callable[[], _T]) -> _T:
+        """Do a small piece of work between two steps of the engine, wait for it and return what it returned.
+
+        For any thread but the engine's. Raises what it raised, or `ShuttingDown` once the engine has ended.
+        """
+        done: Future[_T] = Future()
+
+        def do() -> None:
+            try:
+                done.set_result(work())
+            except Exception as error:  # noqa: BLE001 (it is raised where it was asked for)
+                done.set_exception(error)
+
+        self._inbox.put(do)
+        while not wait((done,), _CALL_PATIENCE_S).done:
+            if not self._alive and not done.done():
+                raise ShuttingDown("the engine has ended; try again when the server is back")
+        return done.result()
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after its current step; False if it has not ended within `timeout_s`."""
@@ -109,7 +135,10 @@ class EngineThread:
                 return True
             if command is None:
                 return False
-            self._add(*command)
+            if isinstance(command, tuple):
+                self._add(*command)
+            else:
+                command()
 
     def _add(self, request_id: str, chat: Chat, client: Hashable) -> None:
         try:

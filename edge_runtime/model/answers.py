@@ -65,6 +65,17 @@ class DrawnAnswers:
                 ids = self._with(ids, length, drawn)
         return ids
 
+    def spans(self, ids: NDArray[np.int64], salt: bytes = b"") -> list[tuple[int, int]]:
+        """Where in `ids`, which `restore` gave, answers lie that are remembered: start and end of each."""
+        with self._lock:
+            answers = dict(self._answers)
+        found = []
+        for length in sorted({length for length, _ in answers if length < len(ids)}):
+            drawn = answers.get((length, _hash(ids[:length], salt).digest()))
+            if drawn is not None and np.array_equal(ids[length : length + len(drawn)], drawn):
+                found.append((length, length + len(drawn)))
+        return found
+
     def _with(self, ids: NDArray[np.int64], start: int, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
         """`ids` with `drawn` from `start` on, if they say the same there: plain text, up to an end token."""
         ends = np.flatnonzero(np.isin(ids[start:], self._end_ids))

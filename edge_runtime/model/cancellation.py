@@ -12,10 +12,12 @@ from edge_runtime.errors import Cancelled
 class CancelToken:
     """Set once, from any thread; the worker checks it between steps and attaches a hook during long runs."""
 
-    __slots__ = ("_flag", "_hook", "_lock")
+    __slots__ = ("_flag", "_hook", "_lock", "reason")
 
     def __init__(self) -> None:
         self._flag = False
+        self.reason = "the request was cancelled"
+        """What whoever asked is told."""
         self._hook: Callable[[], None] | None = None
         self._lock = threading.Lock()
 
@@ -24,9 +26,11 @@ class CancelToken:
         """Whether `cancel()` has been called."""
         return self._flag
 
-    def cancel(self) -> None:
+    def cancel(self, reason: str | None = None) -> None:
         """Set the flag, and stop the run that is attached, if any. Idempotent; safe from any thread."""
         with self._lock:
+            if reason is not None and not self._flag:
+                self.reason = reason
             self._flag = True
             if self._hook is not None:
                 self._hook()
@@ -34,7 +38,7 @@ class CancelToken:
     def raise_if_cancelled(self) -> None:
         """Raise `Cancelled` if the flag is set."""
         if self._flag:
-            raise Cancelled("the request was cancelled")
+            raise Cancelled(self.reason)
 
     @contextmanager
     def attach(self, stop_run: Callable[[], None]) -> Iterator[None]:

@@ -47,7 +47,7 @@ class PictureDigest:
 Picture = bytes | NDArray[np.uint8] | PictureDigest
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ImagePart:
     """One image: an encoded file (PNG, JPEG, WEBP, BMP, GIF) or decoded pixels, uint8 [H, W, 3] RGB.
 
@@ -59,9 +59,11 @@ class ImagePart:
     data: Picture
     min_pixels: int | None = None
     max_pixels: int | None = None
+    dropped: int = 0
+    """In which drop of its session its tokens have left, approximately (docs/sessions.md); 0: they are there."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class VideoPart:
     """A video as its sampled frames, oldest first, each as in `ImagePart.data`, with times in seconds.
 
@@ -70,6 +72,8 @@ class VideoPart:
 
     frames: tuple[Picture, ...]
     timestamps_s: tuple[float, ...]
+    dropped: int = 0
+    """As that of an image."""
 
 
 Part = TextPart | ImagePart | VideoPart
@@ -104,6 +108,11 @@ def _part(part: object, number: int) -> Part:
 
 def _kind(value: object) -> str:
     return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def frames_of(part: ImagePart | VideoPart) -> tuple[Picture, ...]:
+    """The pictures of a part: an image's one, or a video's frames."""
+    return (part.data,) if isinstance(part, ImagePart) else part.frames
 
 
 def media_parts(messages: tuple[Message, ...]) -> Iterator[tuple[str, ImagePart | VideoPart]]:

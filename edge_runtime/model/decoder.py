@@ -17,9 +17,10 @@ from edge_runtime.errors import Cancelled, InternalError
 from edge_runtime.families.qwen3_vl.config import Architecture, TextArchitecture
 from edge_runtime.families.qwen3_vl.decoder import portable_decoder_contract
 from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.contiguous_kv_cache import ContiguousKVCache, ContiguousLease
 from edge_runtime.model.contract import check_contract
 from edge_runtime.model.graph import Array, Binding, Graph
-from edge_runtime.model.kv_cache import ContiguousKVCache, ContiguousLease, KVCache, KVLease
+from edge_runtime.model.kv_cache import KVCache, KVLease
 from edge_runtime.model.kv_memory import KVMemory, bytes_per_token
 
 
@@ -52,7 +53,17 @@ class Logits:
     """[k, D] what the LM head saw, of a bundle whose likeliest tokens shall be scored again; else None."""
 
 
-class Decoder(Protocol):
+class KVBlocks(Protocol):
+    """Keys and values, by where they lie in a lease."""
+
+    def dump(self, lease: KVLease, index: int, num_tokens: int) -> bytes:
+        """Those of the first so many tokens of the block `index` of a lease, as they are stored."""
+
+    def load(self, lease: KVLease, index: int, num_tokens: int, saved: bytes) -> None:
+        """Write what `dump` gave to the same place of another lease. Raises `InternalError` for another length."""
+
+
+class Decoder(KVBlocks, Protocol):
     """A loaded decoder graph and the KV cache its runs write into."""
 
     @property
@@ -122,6 +133,20 @@ class PortableDecoder:
         lease.extend(num_tokens)
         return split_logits(outputs, [step.num_logits])[0]
 
+    def dump(self, lease: KVLease, index: int, num_tokens: int) -> bytes:
+        """As `KVBlocks.dump`."""
+        return self._memory(lease).dump_bytes(0, num_tokens, index * lease.block_size)
+
+    def load(self, lease: KVLease, index: int, num_tokens: int, saved: bytes) -> None:
+        """As `KVBlocks.load`."""
+        self._memory(lease).load_bytes(0, num_tokens, saved, index * lease.block_size)
+
+    def _memory(self, lease: KVLease) -> KVMemory:
+        if not isinstance(lease, ContiguousLease):
+            raise InternalError(f"a {type(lease).__name__} is not a lease of this decoder's cache")
+        memory: KVMemory = lease.buffers.memory
+        return memory
+
     def _allocate(self, num_tokens: int) -> _ChatMemory:
         """Keys and values of one chat: a single block, past and present in one."""
         memory = KVMemory(self._rows, self._text.num_kv_heads, num_blocks=1, block_size=num_tokens)
@@ -136,9 +161,9 @@ class _ChatMemory:
     memory: KVMemory
     binding: Binding
 
-    def copy(self, target: _ChatMemory, num_tokens: int) -> None:
-        """Copy the first `num_tokens` into `target`."""
-        self.memory.copy(0, 0, num_tokens, into=target.memory)
+    def copy(self, target: _ChatMemory, rows: NDArray[np.int64]) -> None:
+        """Copy `rows` to the first ones of `target`."""
+        self.memory.copy_rows(rows, np.arange(len(rows)), into=target.memory)
 
 
 def logits_buffers(graph: Graph, text: TextArchitecture, num_rows: int) -> dict[str, Array]:

@@ -10,6 +10,7 @@ import mmap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.errors import InternalError
 from edge_runtime.model.graph import Array
@@ -27,6 +28,8 @@ class KVMemory:
             name: _pages((num_blocks, num_heads, block_size, *shape), dtype) for name, (dtype, shape) in rows.items()
         }
         """By name: [num_blocks, num_heads, block_size, ...]."""
+        self._num_blocks = num_blocks
+        self._block_size = block_size
 
     def copy(self, source: int, target: int, num_tokens: int, into: KVMemory | None = None) -> None:
         """Copy the first `num_tokens` of the block `source` into `target`, also of another memory that is alike."""
@@ -36,10 +39,45 @@ class KVMemory:
         for name, array in self.arrays.items():
             into.arrays[name][target, :, :num_tokens] = array[source, :, :num_tokens]
 
-    def dump(self, block: int, num_tokens: int) -> list[Array]:
-        """A copy of the first `num_tokens` of a block: per array [num_heads, num_tokens, ...], in order of `arrays`."""
-        self._check(block, num_tokens)
-        return [array[block, :, :num_tokens].copy() for array in self.arrays.values()]
+    def copy_rows(self, sources: NDArray[np.int64], targets: NDArray[np.int64], into: KVMemory | None = None) -> None:
+        """Copy row `sources[i]` to row `targets[i]`, maybe of another memory that is alike. They count through blocks.
+
+        Within one memory both must rise, and no target may lie behind its source: else a copy is copied.
+        """
+        into = into or self
+        ours, theirs = self._block_size, into._block_size
+        steps = [np.diff(rows) != 1 for rows in (sources, targets)]
+        ends = [rows[1:] % size == 0 for rows, size in ((sources, ours), (targets, theirs))]
+        cuts = np.flatnonzero(np.any((*steps, *ends), axis=0)) + 1
+        for first, last in zip((0, *cuts), (*cuts, len(sources)), strict=True):
+            num_rows = int(last - first)
+            if not num_rows:
+                continue
+            source, start = divmod(int(sources[first]), ours)
+            target, place = divmod(int(targets[first]), theirs)
+            self._check(source, start + num_rows)
+            into._check(target, place + num_rows)
+            for name, array in self.arrays.items():
+                rows = array[source, :, start : start + num_rows]
+                into.arrays[name][target, :, place : place + num_rows] = rows
+
+    def dump(self, block: int, num_tokens: int, start: int = 0) -> list[Array]:
+        """A copy of tokens of a block from `start` on: per array [num_heads, num_tokens, ...], in order of `arrays`."""
+        return [view.copy() for view in self._views(block, num_tokens, start)]
+
+    def dump_bytes(self, block: int, num_tokens: int, start: int = 0) -> bytes:
+        """The same as bytes, one array behind the other."""
+        return b"".join(np.ascontiguousarray(view).data for view in self._views(block, num_tokens, start))
+
+    def load_bytes(self, block: int, num_tokens: int, saved: bytes, start: int = 0) -> None:
+        """Write what `dump_bytes` gave to the tokens from `start` on. Raises `InternalError` for another length."""
+        views = self._views(block, num_tokens, start)
+        if len(saved) != sum(view.nbytes for view in views):
+            raise InternalError(f"{len(saved)} bytes of keys and values do not fit {num_tokens} tokens")
+        offset = 0
+        for view in views:
+            view[:] = np.frombuffer(saved, view.dtype, view.size, offset).reshape(view.shape)
+            offset += view.nbytes
 
     def load(self, block: int, saved: Sequence[Array]) -> None:
         """Write what `dump` gave to the start of a block. Raises `InternalError` for what another memory gave."""
@@ -52,11 +90,15 @@ class KVMemory:
         for place, values in zip(places, saved, strict=True):
             place[:] = values
 
-    def _check(self, block: int, num_tokens: int) -> None:
-        num_blocks, _, block_size = next(iter(self.arrays.values())).shape[:3]
-        if not (0 <= block < num_blocks and 0 <= num_tokens <= block_size):
+    def _views(self, block: int, num_tokens: int, start: int) -> list[Array]:
+        self._check(block, num_tokens, start)
+        return [array[block, :, start : start + num_tokens] for array in self.arrays.values()]
+
+    def _check(self, block: int, num_tokens: int, start: int = 0) -> None:
+        if not (0 <= block < self._num_blocks and 0 <= start <= start + num_tokens <= self._block_size):
             raise InternalError(
-                f"{num_tokens} tokens of block {block}, of {num_blocks} blocks of {block_size}, were asked for"
+                f"{start} + {num_tokens} tokens of block {block}, of {self._num_blocks} blocks of {self._block_size}, "
+                "were asked for"
             )
 
 

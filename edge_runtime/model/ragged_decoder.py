@@ -19,6 +19,7 @@ from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.contract import check_contract
 from edge_runtime.model.decoder import DecoderStep, Logits, logits_buffers, split_logits
 from edge_runtime.model.graph import Array, Graph
+from edge_runtime.model.kv_cache import KVLease
 from edge_runtime.model.kv_memory import KVMemory, Rows, bytes_per_token
 from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
 
@@ -43,6 +44,7 @@ class RaggedDecoder:
         self.kv_bytes_per_token = bytes_per_token(rows, architecture.text.num_kv_heads)
         """What a token takes in the cache, over all layers."""
         self.memory = KVMemory(rows, architecture.text.num_kv_heads, self._kv_cache.num_blocks, BLOCK_SIZE)
+        self._kv_cache.copy_rows = self.memory.copy_rows
         self._binding = graph.bind([(name, None, pool) for name, pool in self.memory.arrays.items()])
 
     @property
@@ -62,6 +64,14 @@ class RaggedDecoder:
             return [None] * len(steps)
         results = dict(zip(map(id, active), logits, strict=True))
         return [results.get(id(step)) for step in steps]
+
+    def dump(self, lease: KVLease, index: int, num_tokens: int) -> bytes:
+        """As `KVBlocks.dump`."""
+        return self.memory.dump_bytes(int(_paged(lease).block_ids[index]), num_tokens)
+
+    def load(self, lease: KVLease, index: int, num_tokens: int, saved: bytes) -> None:
+        """As `KVBlocks.load`."""
+        self.memory.load_bytes(int(_paged(lease).block_ids[index]), num_tokens, saved)
 
     def _run(self, steps: Sequence[DecoderStep], cancel: CancelToken) -> list[Logits | None]:
         leases = [_own(step) for step in steps]
@@ -86,12 +96,16 @@ class RaggedDecoder:
 
 def _own(step: DecoderStep) -> PagedLease:
     """The step's lease, checked: ours, and with room for its tokens."""
-    lease = step.lease
-    if not isinstance(lease, PagedLease):
-        raise InternalError(f"a {type(lease).__name__} is not a lease of this decoder's cache")
+    lease = _paged(step.lease)
     total = lease.length + len(step.inputs_embeds)
     if total > lease.capacity:
         raise InternalError(f"{total} tokens in a KV lease of {lease.capacity}")
+    return lease
+
+
+def _paged(lease: KVLease) -> PagedLease:
+    if not isinstance(lease, PagedLease):
+        raise InternalError(f"a {type(lease).__name__} is not a lease of this decoder's cache")
     return lease
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
 from typing import Any
 
+from edge_runtime.engine.dropping import OlderThan
 from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions, SamplingParams
+from edge_runtime.errors import ConnectionLost, UnknownSession
 from edge_runtime.serving import messages as wire
+from edge_runtime.serving.base_client import BaseClient, BaseSession, BaseStream, absolute, reply_of
 from edge_runtime.serving.chat import Chat
-from edge_runtime.serving.client import BaseClient, BaseStream, info_of
 from edge_runtime.serving.client_core import Reply
 from edge_runtime.serving.images import ImageSource, question
 from edge_runtime.serving.link import Link
@@ -126,7 +129,28 @@ class AsyncClient(BaseClient):
         """What the server serves, and its limits. Raises `ConnectionLost` if there is none."""
         replies = _Replies()
         self._begin_info(replies.put)
-        return info_of(await replies.get())
+        return reply_of(wire.InfoReply, await replies.get())
+
+    async def session(
+        self, session_id: str | None = None, *, messages: Chat = (), system: str | None = None, cache_salt: str = ""
+    ) -> AsyncSession:
+        """A conversation that the server keeps: a new one that begins with `messages`, or the one of that id.
+
+        `system` is said before them. Raises `TooManySessions`, `UnknownSession`, `ConnectionLost`, and as `generate`.
+        """
+        replies = _Replies()
+        self._begin_entry(replies.put, session_id, messages, system, cache_salt)
+        return AsyncSession(self, reply_of(wire.SessionReply, await replies.get()), cache_salt)
+
+    async def restore(self, path: str | os.PathLike[str], *, cache_salt: str = "") -> AsyncSession:
+        """A new conversation out of a file that `session.save` wrote, as it was then, on the server's machine.
+
+        What was computed of it comes back with it, as far as the cache has room. `cache_salt` is that of the session
+        that was saved. Raises `SessionFileError`, `TooManySessions` or `ConnectionLost`.
+        """
+        replies = _Replies()
+        self._begin_session(replies.put, op="restore", path=absolute(path), cache_salt=cache_salt)
+        return AsyncSession(self, reply_of(wire.SessionReply, await replies.get()), cache_salt)
 
     async def close(self) -> None:
         """Disconnect; what is in flight fails with `ConnectionLost`, and the server cancels it. Idempotent."""
@@ -139,6 +163,84 @@ class AsyncClient(BaseClient):
     async def __aexit__(self, *_: object) -> None:
         """Close it."""
         await self.close()
+
+
+class AsyncSession(BaseSession[AsyncStream]):
+    """As `BaseSession`; at the end of an `async with` block it is closed. The methods are those of `client.Session`."""
+
+    _kind = AsyncStream
+
+    async def ask(
+        self,
+        prompt: str,
+        options: SamplingParams | None = None,
+        *,
+        images: ImageSource | Iterable[ImageSource] | None = None,
+        **fields: Any,
+    ) -> Finished:
+        """The whole answer to the next question; fields as in `generate`. Raises the `EdgeError` that ended it."""
+        async with self._asked(prompt, images, options, fields) as stream:
+            return await stream.result
+
+    async def edit(
+        self,
+        turn: int,
+        prompt: str,
+        options: SamplingParams | None = None,
+        *,
+        images: ImageSource | Iterable[ImageSource] | None = None,
+        **fields: Any,
+    ) -> Finished:
+        """The answer to `prompt` in place of turn `turn`, and of all that follow it; what comes before it is kept."""
+        async with self._asked(prompt, images, options, fields, turn) as stream:
+            return await stream.result
+
+    async def regenerate(self, turn: int = -1, options: SamplingParams | None = None, **fields: Any) -> Finished:
+        """Another answer to the question of `turn`; later turns are forgotten. Greedy answers are the same again."""
+        async with self.generate((), options, turn=turn, **fields) as stream:
+            return await stream.result
+
+    async def fork(self, turn: int | None = None) -> AsyncSession:
+        """A new session with the same past, up to and without `turn`. Costs nothing: what both share is kept once."""
+        return AsyncSession(self._client, await self._call("fork", turn=turn), self._cache_salt)
+
+    async def drop(
+        self, images: OlderThan | None = None, *, reasoning: bool = False, approximate: bool = False
+    ) -> wire.SessionReply:
+        """As that of `client.Session`."""
+        replies = _Replies()
+        self._drop(replies.put, images, reasoning, approximate)
+        return reply_of(wire.SessionReply, await replies.get())
+
+    async def state(self) -> wire.SessionReply:
+        """How long it is, and what it holds. Raises `UnknownSession`."""
+        return await self._call("state")
+
+    async def save(self, path: str | os.PathLike[str]) -> None:
+        """Have the server write it to a file, with all that was computed of it, for `restore`.
+
+        Only over `ipc://`, or to a file in the folder of `serve --keep-sessions`. What was there stays until the new
+        file is complete. Raises `SessionFileError`, `SessionBusy` or `UnknownSession`.
+        """
+        await self._call("save", path=absolute(path))
+
+    async def close(self) -> None:
+        """Let the server forget it. Raises `UnknownSession` if it has."""
+        await self._call("close")
+
+    async def _call(self, op: str, **fields: Any) -> wire.SessionReply:
+        replies = _Replies()
+        self._do(replies.put, op, **fields)
+        return reply_of(wire.SessionReply, await replies.get())
+
+    async def __aenter__(self) -> AsyncSession:
+        """Close it at the end of the block."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it, unless it is gone already."""
+        with contextlib.suppress(UnknownSession, ConnectionLost):
+            await self.close()
 
 
 class _Replies:

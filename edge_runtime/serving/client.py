@@ -1,105 +1,26 @@
 """`Client`: the blocking client. Many threads may share one; a `Stream` belongs to the thread that reads it.
 
-The work is done by `Link`'s background thread; here is only what blocks, and (`BaseClient`) what the client for asyncio
-shares: a request's number, its message, its ending.
+The work is done by `Link`'s background thread; here is only what blocks.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import os
 import queue
-import weakref
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
-from edge_runtime.engine.events import Delta, Failed, Finished
+from edge_runtime.engine.dropping import OlderThan
+from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions, SamplingParams
-from edge_runtime.errors import Cancelled
+from edge_runtime.errors import ConnectionLost, UnknownSession
 from edge_runtime.serving import messages as wire
-from edge_runtime.serving.address import DEFAULT_ADDRESS
+from edge_runtime.serving.base_client import BaseClient, BaseSession, BaseStream, absolute, reply_of
 from edge_runtime.serving.chat import Chat
-from edge_runtime.serving.client_core import Reply, Timeouts
-from edge_runtime.serving.conversion import outgoing_request
+from edge_runtime.serving.client_core import Reply
 from edge_runtime.serving.images import ImageSource, question
-from edge_runtime.serving.link import Deliver, Link
-from edge_runtime.serving.outgoing import Outgoing
-
-
-class BaseStream:
-    """One request of a client, until its ending has been read. Who derives from it has `deliver` and the reading."""
-
-    def __init__(self, client: BaseClient, link: Link, request_id: str) -> None:
-        self.request_id = request_id
-        self._client = client  # a client that is collected closes its link
-        self._link = link
-        self._ending: Finished | Failed | None = None
-
-    def deliver(self, reply: Reply) -> None:
-        """Take a reply from the link's thread."""
-        raise NotImplementedError
-
-    def cancel(self) -> None:
-        """Ask the server to stop; iterating then raises `Cancelled`, or ends if the answer was quicker.
-
-        May be called from any thread.
-        """
-        self._link.cancel(self.request_id)
-
-    def close(self) -> None:
-        """Cancel the request unless it has ended. Idempotent, and never waits."""
-        if self._ending is None:
-            self._ending = Failed(self.request_id, Cancelled("the stream was closed before the answer was complete"))
-            self._link.forget(self.request_id)
-
-    def _delta(self, reply: Reply) -> Delta | None:
-        """The delta that a reply is; None for the end of an answer. Raises the `EdgeError` of any other end."""
-        if isinstance(reply, Delta):
-            return reply
-        assert isinstance(reply, (Finished, Failed))
-        self._ending = reply
-        if isinstance(reply, Failed):
-            raise reply.error
-        return None
-
-    def _answer(self) -> Finished:
-        """What the stream ended with. Raises it if it is no answer."""
-        assert self._ending is not None
-        if isinstance(self._ending, Failed):
-            raise self._ending.error
-        return self._ending
-
-
-_Stream = TypeVar("_Stream", bound=BaseStream)
-
-
-class BaseClient:
-    """A link to one server, opened at the first request, and again at the next one after the server was lost."""
-
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeouts: Timeouts | None = None) -> None:
-        """Raises `BadParameter` for an address that is malformed or not on this machine."""
-        self._link = Link(address, Timeouts() if timeouts is None else timeouts)
-        self._numbers = itertools.count(1)
-        self._close = weakref.finalize(self, self._link.close)
-
-    def _begin(self, kind: type[_Stream], messages: Chat, options: GenerationOptions) -> _Stream:
-        """Send a request; its replies go to a new stream. Raises as `outgoing_request` does."""
-        request_id = str(next(self._numbers))
-        outgoing = outgoing_request(request_id, messages, options)
-        stream = kind(self, self._link, request_id)
-        self._link.start(request_id, outgoing, stream.deliver)
-        return stream
-
-    def _begin_info(self, deliver: Deliver) -> None:
-        request_id = str(next(self._numbers))
-        self._link.start(request_id, Outgoing(wire.encode(wire.Info(request_id=request_id))), deliver)
-
-
-def info_of(reply: Reply) -> wire.InfoReply:
-    """The reply to an `Info`. Raises the `EdgeError` that came in its place."""
-    if isinstance(reply, Failed):
-        raise reply.error
-    assert isinstance(reply, wire.InfoReply)
-    return reply
+from edge_runtime.serving.link import Link
 
 
 class Stream(BaseStream):
@@ -189,7 +110,28 @@ class Client(BaseClient):
         """What the server serves, and its limits. Raises `ConnectionLost` if there is none."""
         replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._begin_info(replies.put)
-        return info_of(replies.get())
+        return reply_of(wire.InfoReply, replies.get())
+
+    def session(
+        self, session_id: str | None = None, *, messages: Chat = (), system: str | None = None, cache_salt: str = ""
+    ) -> Session:
+        """A conversation that the server keeps: a new one that begins with `messages`, or the one of that id.
+
+        `system` is said before them. Raises `TooManySessions`, `UnknownSession`, `ConnectionLost`, and as `generate`.
+        """
+        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._begin_entry(replies.put, session_id, messages, system, cache_salt)
+        return Session(self, reply_of(wire.SessionReply, replies.get()), cache_salt)
+
+    def restore(self, path: str | os.PathLike[str], *, cache_salt: str = "") -> Session:
+        """A new conversation out of a file that `session.save` wrote, as it was then, on the server's machine.
+
+        What was computed of it comes back with it, as far as the cache has room. `cache_salt` is that of the session
+        that was saved. Raises `SessionFileError`, `TooManySessions` or `ConnectionLost`.
+        """
+        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._begin_session(replies.put, op="restore", path=absolute(path), cache_salt=cache_salt)
+        return Session(self, reply_of(wire.SessionReply, replies.get()), cache_salt)
 
     def close(self) -> None:
         """Disconnect; what is in flight fails with `ConnectionLost`, and the server cancels it. Idempotent."""
@@ -202,3 +144,92 @@ class Client(BaseClient):
     def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
+
+
+class Session(BaseSession[Stream]):
+    """As `BaseSession`; at the end of a `with` block it is closed.
+
+    with client.session(system="You operate a computer.") as session:
+        print(session.ask("What is on this screen?", images="screen.png").text)
+        print(session.ask("And where is the search field?").text)
+    """
+
+    _kind = Stream
+
+    def ask(
+        self,
+        prompt: str,
+        options: SamplingParams | None = None,
+        *,
+        images: ImageSource | Iterable[ImageSource] | None = None,
+        **fields: Any,
+    ) -> Finished:
+        """The whole answer to the next question; fields as in `generate`. Raises the `EdgeError` that ended it."""
+        with self._asked(prompt, images, options, fields) as stream:
+            return stream.result
+
+    def edit(
+        self,
+        turn: int,
+        prompt: str,
+        options: SamplingParams | None = None,
+        *,
+        images: ImageSource | Iterable[ImageSource] | None = None,
+        **fields: Any,
+    ) -> Finished:
+        """The answer to `prompt` in place of turn `turn`, and of all that follow it; what comes before it is kept."""
+        with self._asked(prompt, images, options, fields, turn) as stream:
+            return stream.result
+
+    def regenerate(self, turn: int = -1, options: SamplingParams | None = None, **fields: Any) -> Finished:
+        """Another answer to the question of `turn`; later turns are forgotten. Greedy answers are the same again."""
+        with self.generate((), options, turn=turn, **fields) as stream:
+            return stream.result
+
+    def fork(self, turn: int | None = None) -> Session:
+        """A new session with the same past, up to and without `turn`. Costs nothing: what both share is kept once."""
+        return Session(self._client, self._call("fork", turn=turn), self._cache_salt)
+
+    def drop(
+        self, images: OlderThan | None = None, *, reasoning: bool = False, approximate: bool = False
+    ) -> wire.SessionReply:
+        """Let images and videos go, as `images=older_than(3)`: all but the last 3 leave what the model is told.
+
+        Exactly, the next request computes anew what follows the first that left. With `approximate` nothing is computed
+        anew: what was computed with them in view stays as it is (docs/sessions.md tells how far answers drift).
+        `reasoning`: thoughts leave, too; exactly they always do, by the chat template, when the next question comes.
+        Raises `UnknownSession`, `SessionBusy`.
+        """
+        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._drop(replies.put, images, reasoning, approximate)
+        return reply_of(wire.SessionReply, replies.get())
+
+    def state(self) -> wire.SessionReply:
+        """How long it is, and what it holds. Raises `UnknownSession`."""
+        return self._call("state")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Have the server write it to a file, with all that was computed of it, for `restore`.
+
+        Only over `ipc://`, or to a file in the folder of `serve --keep-sessions`. What was there stays until the new
+        file is complete. Raises `SessionFileError`, `SessionBusy` or `UnknownSession`.
+        """
+        self._call("save", path=absolute(path))
+
+    def close(self) -> None:
+        """Let the server forget it. Raises `UnknownSession` if it has."""
+        self._call("close")
+
+    def _call(self, op: str, **fields: Any) -> wire.SessionReply:
+        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._do(replies.put, op, **fields)
+        return reply_of(wire.SessionReply, replies.get())
+
+    def __enter__(self) -> Session:
+        """Close it at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it, unless it is gone already."""
+        with contextlib.suppress(UnknownSession, ConnectionLost):
+            self.close()

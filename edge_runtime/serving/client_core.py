@@ -18,10 +18,10 @@ from edge_runtime.serving.outgoing import Outgoing, SentPictures
 
 logger = logging.getLogger(__name__)
 
-Reply = Delta | Finished | Failed | wire.InfoReply
+Reply = Delta | Finished | Failed | wire.InfoReply | wire.SessionReply
 
 _MAX_PING_INTERVAL_S = 5.0
-_NEEDED_TYPES = ("delta", "finished", "failed", "need", "info_reply")
+_NEEDED_TYPES = ("delta", "finished", "failed", "need", "info_reply", "session_reply")
 """Messages that a request cannot do without."""
 _NOTHING = Outgoing(b"")
 

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edge_runtime.engine.events import Delta, Event, Failed, Finished
-from edge_runtime.errors import Cancelled, EdgeError
+from edge_runtime.engine.session_state import SessionState
+from edge_runtime.errors import Cancelled, EdgeError, Overloaded, ProtocolError
 from edge_runtime.serving import messages as wire
-from edge_runtime.serving.conversion import event_to_wire
+from edge_runtime.serving.conversion import event_to_wire, session_to_wire
+from edge_runtime.serving.limits import Limits
 from edge_runtime.serving.sockets import Router, Sent
 from edge_runtime.serving.summary import Summary
 
@@ -113,6 +115,26 @@ class Connections:
         """The connection of that identity, if it waits for anything."""
         return self._connections.get(identity)
 
+    def check_room(self, identity: bytes, client_id: str, num_bytes: int, limits: Limits) -> None:
+        """Raise `Overloaded` or `ProtocolError` where a request with so many bytes of binary frames is too much."""
+        if self.num_in_flight >= limits.max_in_flight:
+            raise Overloaded(f"the server has {self.num_in_flight} requests in flight and takes no more")
+        in_flight_bytes = self.bytes_in_flight
+        if num_bytes and in_flight_bytes and in_flight_bytes + num_bytes > limits.max_in_flight_bytes:
+            raise Overloaded(
+                f"the server holds {in_flight_bytes} bytes of pictures and takes no more than "
+                f"{limits.max_in_flight_bytes}; try again later"
+            )
+        connection = self.find(identity)
+        if connection is None:
+            return
+        if client_id in connection.in_flight:
+            raise ProtocolError(f"request id {client_id!r} is already in flight on this connection; give each its own")
+        if connection.undelivered:
+            raise Overloaded("this client does not read its answers; read them before asking for more")
+        if len(connection.in_flight) >= limits.max_in_flight_per_client:
+            raise Overloaded(f"this client has {len(connection.in_flight)} requests in flight and may have no more")
+
     def accept(self, identity: bytes, client_id: str, num_bytes: int, now_s: float) -> InFlight:
         """Enter a request with so many bytes of binary frames under a new engine id."""
         connection = self._connections.setdefault(identity, Connection(identity, now_s))
@@ -147,11 +169,22 @@ class Connections:
             if request.reason is None:
                 self.post(request.connection.identity, message)
             return
+        self._end(request, message)
+
+    def answer(self, engine_id: str, outcome: SessionState | EdgeError) -> None:
+        """Tell a client what has become of its session."""
+        request = self._requests.get(engine_id)
+        if isinstance(outcome, EdgeError):
+            self.deliver(Failed(engine_id, outcome))
+        elif request is not None:
+            self._end(request, session_to_wire(outcome, request.client_id))
+
+    def _end(self, request: InFlight, message: wire.ServerMessage) -> None:
         del self._requests[request.engine_id], request.connection.in_flight[request.client_id]
         if request.connection.gone:
             self._tally.lost += 1
             return
-        if isinstance(message, Finished):
+        if isinstance(message, (Finished, wire.SessionReply)):
             self._tally.finished += 1
         else:
             self._tally.failed += 1

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from edge_runtime import errors
 from edge_runtime.engine.events import Delta, Event, Failed, Finished
-from edge_runtime.engine.request import GenerationOptions, GenerationRequest
+from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SessionTurn
+from edge_runtime.engine.session_state import SessionState
 from edge_runtime.errors import BadImage, EdgeError, PicturesNeeded, ProtocolError
 from edge_runtime.model.conversation import ImagePart, Message, Part, Picture, PictureDigest, TextPart, VideoPart
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.chat import ROLES, Chat, messages_of
+from edge_runtime.serving.copies import PictureCopies
+from edge_runtime.serving.limits import DEFAULT_LIMITS
 from edge_runtime.serving.outgoing import Outgoing, OutgoingFrames
 
 # ---- requests: wire -> engine ----------------------------------------------------------------------------------
@@ -25,11 +29,18 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
 
     Raises `RequestError` for what cannot be asked, `ProtocolError` for a part that refers to a missing frame.
     """
-    pictures = _Pictures(frames)
-    messages = tuple(_message_from_wire(message, pictures) for message in header.messages)
     return GenerationRequest(
-        header.request_id, messages, msgspec.convert(header, GenerationOptions, from_attributes=True)
+        header.request_id,
+        messages_from_wire(header.messages, frames),
+        msgspec.convert(header, GenerationOptions, from_attributes=True),
+        session=SessionTurn(header.session, header.turn, header.supersede) if header.session else None,
     )
+
+
+def messages_from_wire(messages: Sequence[wire.ChatMessage], frames: Sequence[memoryview]) -> tuple[Message, ...]:
+    """The engine's messages. Raises as `request_from_wire`."""
+    pictures = _Pictures(frames)
+    return tuple(_message_from_wire(message, pictures) for message in messages)
 
 
 def _message_from_wire(message: wire.ChatMessage, pictures: _Pictures) -> Message:
@@ -80,40 +91,69 @@ class _Pictures:
             raise BadImage(
                 f"a raw {frame.width} x {frame.height} RGB picture is {wanted} bytes, but its frame has {data.nbytes}"
             )
-        return np.frombuffer(data, np.uint8).reshape(frame.height, frame.width, 3)
+        # Nobody else has this memory; where that is seen, what was hashed once is not hashed again.
+        return np.frombuffer(data.toreadonly(), np.uint8).reshape(frame.height, frame.width, 3)
 
 
 # ---- requests: engine -> wire ----------------------------------------------------------------------------------
 
 
-def outgoing_request(request_id: str, messages: Chat, options: GenerationOptions) -> Outgoing:
-    """The whole message of a client that asks for an answer.
+def outgoing_request(
+    request_id: str,
+    messages: Chat,
+    options: GenerationOptions,
+    session: SessionTurn | None = None,
+    copies: PictureCopies | None = None,
+) -> Outgoing:
+    """The whole message of a client that asks for an answer; in a session there may be no new messages.
 
-    Raises `BadParameter`, `BadPrompt` or `BadImage` for whatever can be seen here.
+    `copies` are those of the client's earlier requests. Raises `BadParameter`, `BadPrompt` or `BadImage` for whatever
+    can be seen here.
     """
-    outgoing = request_to_wire(GenerationRequest(request_id, messages_of(messages), options))
-    if len(outgoing.header) > (most := wire.DEFAULT_LIMITS.max_header_bytes):
+    said = () if session is not None and not messages else messages_of(messages)
+    return _checked(request_to_wire(GenerationRequest(request_id, said, options, session=session), copies))
+
+
+def outgoing_session(request_id: str, messages: Chat, cache_salt: str) -> Outgoing:
+    """The whole message of a client that opens a session. Raises as `outgoing_request`."""
+    frames = OutgoingFrames()
+    said = _messages_to_wire(messages_of(messages) if messages else (), frames)
+    header = wire.Session(request_id=request_id, op="open", messages=said, cache_salt=cache_salt)
+    return _checked(Outgoing.of(header, frames))
+
+
+def _checked(outgoing: Outgoing) -> Outgoing:
+    if len(outgoing.header) > (most := DEFAULT_LIMITS.max_header_bytes):
         raise errors.BadPrompt(
             f"the text of the request takes {len(outgoing.header)} bytes; a server takes {most}: send less text"
         )
     return outgoing
 
 
-def request_to_wire(request: GenerationRequest) -> Outgoing:
+def request_to_wire(request: GenerationRequest, copies: PictureCopies | None = None) -> Outgoing:
     """The header and the binary frames of a request. Pixels are copied, so the caller may reuse its arrays.
 
     Raises `BadImage` for an array that is not uint8 [H, W, 3].
     """
-    frames = OutgoingFrames()
+    frames = OutgoingFrames(copies)
+    place: dict[str, Any] = {}
+    if request.session is not None:
+        place = {"session": request.session.session_id, "turn": request.session.turn}
+        place["supersede"] = request.session.supersede
     header = wire.Generate(
         request_id=request.request_id,
-        messages=tuple(
-            wire.ChatMessage(role=message.role, content=tuple(_part_to_wire(part, frames) for part in message.content))
-            for message in request.messages
-        ),
+        messages=_messages_to_wire(request.messages, frames),
+        **place,
         **msgspec.structs.asdict(request.options),
     )
     return Outgoing.of(header, frames)
+
+
+def _messages_to_wire(messages: Sequence[Message], frames: OutgoingFrames) -> tuple[wire.ChatMessage, ...]:
+    return tuple(
+        wire.ChatMessage(role=message.role, content=tuple(_part_to_wire(part, frames) for part in message.content))
+        for message in messages
+    )
 
 
 def _part_to_wire(part: Part, frames: OutgoingFrames) -> wire.Text | wire.Image | wire.Video:
@@ -134,6 +174,19 @@ def event_to_wire(event: Event, client_id: str) -> Delta | Finished | wire.Faile
     if isinstance(event, Failed):
         return failure_to_wire(event.error, client_id)
     return msgspec.structs.replace(event, request_id=client_id)
+
+
+def session_to_wire(state: SessionState, client_id: str) -> wire.SessionReply:
+    """What became of a session, as the answer to a message with that id."""
+    return wire.SessionReply(
+        request_id=client_id,
+        session=state.session_id,
+        num_turns=state.num_turns,
+        num_messages=state.num_messages,
+        num_bytes=state.num_bytes,
+        timeout_s=state.timeout_s,
+        is_busy=state.is_busy,
+    )
 
 
 def failure_to_wire(error: EdgeError, client_id: str) -> wire.Failed:

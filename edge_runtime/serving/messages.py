@@ -7,8 +7,7 @@ frames behind the header by index.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -16,12 +15,12 @@ from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions
 from edge_runtime.errors import ProtocolError
+from edge_runtime.serving.limits import Limits
 
 PROTOCOL_VERSION = 1
 MAX_ID_LENGTH = 128
 
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
-_MIB = 2**20
 _Index = Annotated[int, msgspec.Meta(ge=0)]
 _Digest = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -84,6 +83,13 @@ class Generate(_Message, GenerationOptions, frozen=True, kw_only=True, tag="gene
 
     request_id: RequestId
     messages: tuple[ChatMessage, ...]
+    """In a session only what is new in it."""
+    session: str = ""
+    """The session whose past comes before the messages; empty: none."""
+    turn: int | None = None
+    """In a session, the turn that the messages replace; see `SessionTurn`."""
+    supersede: bool = False
+    """Cancel the request that the session is answering."""
     protocol: int = PROTOCOL_VERSION
 
     def __post_init__(self) -> None:
@@ -107,6 +113,26 @@ class Info(_Message, frozen=True, tag="info"):
     """Ask what is served; answered by `InfoReply` with the same id."""
 
     request_id: RequestId
+
+
+class Session(_Message, frozen=True, kw_only=True, tag="session"):
+    """Do something about a session; answered by `SessionReply` with the same id.
+
+    open: begin one with `messages`. fork: begin one with the past of `session`, up to and without `turn`. state: ask.
+    close: forget it. drop: images and videos but the last `keep_images` leave, and with `reasoning` thoughts.
+    save: write it to the file `path`. restore: begin one with what is in that file.
+    """
+
+    request_id: RequestId
+    op: Literal["open", "fork", "state", "close", "drop", "save", "restore"]
+    session: str = ""
+    messages: tuple[ChatMessage, ...] = ()
+    turn: int | None = None
+    cache_salt: str = ""
+    keep_images: _Index | None = None
+    reasoning: bool = False
+    approximate: bool = False
+    path: str = ""
 
 
 # ---- server to client ------------------------------------------------------------------------------------------
@@ -171,54 +197,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
     server_version: str
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one message, one client and the server may have at most; checked before anything is decoded."""
-
-    max_frame_bytes: int = 128 * _MIB  # a raw 8K picture is 95 MiB
-    max_message_bytes: int = 512 * _MIB
-    max_frames: int = 1024
-    max_header_bytes: int = 4 * _MIB
-    max_in_flight: int = 64
-    max_in_flight_per_client: int = 16
-    max_parts: int = 4096  # a chat of many turns; no model has room for so many pictures
-    max_in_flight_bytes: int = 512 * _MIB  # one largest message, or twenty raw 4K screenshots
-
-    def check_frames(self, frames: Sequence[memoryview]) -> None:
-        """Raise `ProtocolError` unless `frames` is a header and no more binary frames, and bytes, than allowed."""
-        if not frames or not frames[0].nbytes:
-            raise ProtocolError(
-                "the first frame must be a header; use a DEALER socket (a REQ socket sends an empty one)"
-            )
-        header, *binary = (frame.nbytes for frame in frames)
-        for what, count, most in (
-            (f"the header has {header} bytes", header, self.max_header_bytes),
-            (f"the message has {len(binary)} binary frames", len(binary), self.max_frames),
-            (f"a binary frame has {max(binary, default=0)} bytes", max(binary, default=0), self.max_frame_bytes),
-            (f"the message has {sum(binary)} bytes", sum(binary), self.max_message_bytes),
-        ):
-            if count > most:
-                raise ProtocolError(f"{what}; at most {most} are taken")
-
-    def check_parts(self, message: Generate) -> None:
-        """Raise `ProtocolError` if a chat has more messages, parts and video frames than allowed.
-
-        A part may use a frame that others use too, so the number of frames does not bound the work.
-        """
-        parts = [part for chat_message in message.messages for part in chat_message.content]
-        count = len(message.messages) + len(parts) + sum(len(part.frames) for part in parts if isinstance(part, Video))
-        if count > self.max_parts:
-            raise ProtocolError(
-                f"the chat has {count} messages, parts and video frames; at most {self.max_parts} are taken"
-            )
-
-
-DEFAULT_LIMITS = Limits()
-
-
 class InfoReply(_Message, ModelInfo, frozen=True, kw_only=True, tag="info_reply"):
     """What is served, by which version, within which limits; and how many requests of all clients are in flight.
 
-    `cache` is what the engine holds and has found again; None from a server that does not say.
+    `cache` is what the engine holds and has found again; None from a server that does not say. Sessions hold text and
+    pictures of `session_bytes`.
     """
 
     request_id: str
@@ -226,10 +209,25 @@ class InfoReply(_Message, ModelInfo, frozen=True, kw_only=True, tag="info_reply"
     limits: Limits
     in_flight: int = 0
     cache: CacheInfo | None = None
+    sessions: int = 0
+    session_bytes: int = 0
+    max_session_bytes: int = 0
 
 
-ClientMessage = Generate | Cancel | Ping | Info
-ServerMessage = Accepted | Need | Delta | Finished | Failed | Pong | InfoReply
+class SessionReply(_Message, frozen=True, kw_only=True, tag="session_reply"):
+    """What became of a session, as `SessionState` has it."""
+
+    request_id: str
+    session: str
+    num_turns: int
+    num_messages: int
+    num_bytes: int
+    timeout_s: float
+    is_busy: bool = False
+
+
+ClientMessage = Generate | Cancel | Ping | Info | Session
+ServerMessage = Accepted | Need | Delta | Finished | Failed | Pong | InfoReply | SessionReply
 
 
 class Peek(msgspec.Struct, frozen=True, rename={"request_id": "id"}):

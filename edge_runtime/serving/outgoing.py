@@ -15,9 +15,9 @@ import numpy as np
 from edge_runtime.errors import BadImage
 from edge_runtime.model.conversation import Picture, PictureDigest
 from edge_runtime.serving import messages as wire
+from edge_runtime.serving.copies import PictureCopies
+from edge_runtime.serving.limits import DEFAULT_LIMITS
 
-_MIN_BYTES = 256
-"""Smaller pictures travel as they are: they cost less than asking for them would."""
 _MAX_SENT = 4096
 """Pictures that a client remembers to have sent; a server knows about as many."""
 
@@ -25,7 +25,10 @@ _MAX_SENT = 4096
 class OutgoingFrames:
     """The binary frames of a message, as they are collected."""
 
-    def __init__(self) -> None:
+    def __init__(self, copies: PictureCopies | None = None) -> None:
+        """`copies`: those of earlier messages of the client."""
+        self._copies = PictureCopies() if copies is None else copies
+        self._copies.begin()
         self.data: list[bytes] = []
         self.digests: list[bytes | None] = []
         """Of each frame; None for those that are not worth it."""
@@ -40,9 +43,9 @@ class OutgoingFrames:
                 found = f"an array of {picture.dtype} {list(picture.shape)}"
                 raise BadImage(f"{found} is not a picture; wanted uint8 [H, W, 3], RGB")
             height, width = picture.shape[:2]
-        data = picture.tobytes() if isinstance(picture, np.ndarray) else picture
-        self.data.append(data)
-        self.digests.append(PictureDigest.of(picture).digest if len(data) >= _MIN_BYTES else None)
+        copy = self._copies.of(picture)
+        self.data.append(copy.data)
+        self.digests.append(copy.digest)
         return wire.Frame(index=len(self.data) - 1, width=width, height=height)
 
 
@@ -55,12 +58,13 @@ class Outgoing:
     digests: tuple[bytes | None, ...] = ()
     """Of each frame; None for those that always travel."""
     request: wire.Generate | None = None
-    """What `header` says, if that has pictures."""
+    """What `header` says, if pictures in it may be named by digest: not in a session, which keeps them."""
 
     @classmethod
-    def of(cls, request: wire.Generate, frames: OutgoingFrames) -> Outgoing:
-        """A request whose parts refer to `frames`."""
-        return cls(wire.encode(request), tuple(frames.data), tuple(frames.digests), request)
+    def of(cls, message: wire.Generate | wire.Session, frames: OutgoingFrames) -> Outgoing:
+        """A message whose parts refer to `frames`."""
+        request = message if isinstance(message, wire.Generate) and not message.session else None
+        return cls(wire.encode(message), tuple(frames.data), tuple(frames.digests), request)
 
     def whole(self) -> list[bytes]:
         """The message with all frames."""
@@ -77,7 +81,7 @@ class Outgoing:
             for message in self.request.messages
         )
         header = wire.encode(msgspec.structs.replace(self.request, messages=messages))
-        if len(header) > wire.DEFAULT_LIMITS.max_header_bytes:
+        if len(header) > DEFAULT_LIMITS.max_header_bytes:
             return self.whole()
         return [header, *(self.frames[index] for index in kept)]
 

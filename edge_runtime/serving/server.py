@@ -18,11 +18,13 @@ from msgspec import structs
 
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Failed
+from edge_runtime.engine.kept_sessions import KeptSessions
 from edge_runtime.engine.thread import EngineThread
-from edge_runtime.errors import EdgeError, InternalError, Overloaded, ProtocolError, ShuttingDown
+from edge_runtime.errors import EdgeError, InternalError, ProtocolError, ShuttingDown
 from edge_runtime.serving import messages as wire
-from edge_runtime.serving.connections import Connection, Connections, Keep, Tally
+from edge_runtime.serving.connections import Connections, Keep, Tally
 from edge_runtime.serving.conversion import failure_to_wire, request_from_wire
+from edge_runtime.serving.session_ops import SessionOps
 from edge_runtime.serving.settings import ServerSettings
 from edge_runtime.serving.sockets import Router, Wakeup
 from edge_runtime.serving.summary import Summary
@@ -37,6 +39,8 @@ _HASTE = 0.1
 """Share of the heartbeat's interval after which the clients of ended connections are looked for."""
 _ENGINE_STOP_S = 5.0
 """How long the engine may take to notice a cancel, or to end its last step, before it is left behind."""
+_KEEPING_S = 5.0
+"""How long sessions may be saved at the end, where answers have taken the time for it."""
 _FAREWELL_S = 1.0
 """How long slow clients may take at the end to make room for the endings that they have not taken."""
 _SHUTTING_DOWN = "the server is shutting down; try again when it is back"
@@ -52,6 +56,11 @@ class Server:
         """
         self._settings = settings
         self._router = Router(settings)
+        try:
+            self._kept = None if settings.keep_sessions is None else KeptSessions(settings.keep_sessions)
+        except BaseException:
+            self._router.close()
+            raise
         self._wakeup = Wakeup()
         self._num_stops = 0
         self._stop_deadline_s: float | None = None
@@ -74,14 +83,21 @@ class Server:
         """Release the address. `run` does so itself."""
         self._router.close()
         self._wakeup.close()
+        if self._kept is not None:
+            self._kept.close()
 
     def run(self, engine: Engine, model: wire.ModelInfo) -> None:
         """Serve until `stop`. Raises `InternalError` if the engine fails; all requests have their `Failed` by then."""
         self._model = model
         self._engine = EngineThread(engine, self._wakeup.set)
+        self._sessions = engine.sessions
+        folder = None if self._kept is None else self._kept.folder
+        self._session_ops = SessionOps(engine, self._engine.call, self._wakeup.set, self.address, folder)
         self._connections = Connections(self._router, self._engine.cancel, self.tally, self._log)
         try:
             self._engine.start()  # a socket left open here would hang whoever collects the garbage
+            if self._kept is not None:
+                self._kept.bring_back(self._session_ops.files)
             self._serve()
             self._leave()
         finally:
@@ -103,6 +119,8 @@ class Server:
                 self._connections.deliver(event)
             if not engine_alive:
                 return
+            for job_id, outcome in self._session_ops.jobs.take_done():
+                self._connections.answer(job_id, outcome)
             self._receive(_MESSAGES_PER_TURN)
             now_s = time.monotonic()
             self._watch_connections()
@@ -163,6 +181,8 @@ class Server:
                 self._accept(identity, message, frames[1:])
             case wire.Cancel():
                 self._cancel(identity, message)
+            case wire.Session():
+                self._session(identity, message, frames[1:])
             case wire.Ping():
                 self._connections.post(identity, wire.Pong())
             case wire.Info():
@@ -175,6 +195,9 @@ class Server:
             limits=self._settings.limits,
             in_flight=self._connections.num_in_flight,
             cache=self._engine.cache_info,
+            sessions=self._sessions.num_sessions,
+            session_bytes=self._sessions.num_bytes,
+            max_session_bytes=self._sessions.limits.max_bytes,
             **structs.asdict(self._model),
         )
 
@@ -183,33 +206,31 @@ class Server:
         if self._num_stops:
             raise ShuttingDown(_SHUTTING_DOWN)
         num_bytes = sum(frame.nbytes for frame in frames)
-        self._check_room(self._connections.find(identity), message.request_id, num_bytes)
-        self._settings.limits.check_parts(message)
+        self._connections.check_room(identity, message.request_id, num_bytes, self._settings.limits)
+        self._settings.limits.check_parts(message.messages)
         generation = request_from_wire(message, frames)
         request = self._connections.accept(identity, message.request_id, num_bytes, time.monotonic())
         self._engine.submit(replace(generation, request_id=request.engine_id), client=identity)
+        self._post_accepted(identity, message.request_id)
+
+    def _post_accepted(self, identity: bytes, client_id: str) -> None:
         timeout_s = self._settings.client_timeout_s
-        accepted = wire.Accepted(request_id=message.request_id, client_timeout_s=timeout_s, takes_digests=True)
+        accepted = wire.Accepted(request_id=client_id, client_timeout_s=timeout_s, takes_digests=True)
         self._connections.post(identity, accepted)
 
-    def _check_room(self, connection: Connection | None, client_id: str, num_bytes: int) -> None:
-        limits = self._settings.limits
-        if self._connections.num_in_flight >= limits.max_in_flight:
-            raise Overloaded(f"the server has {self._connections.num_in_flight} requests in flight and takes no more")
-        in_flight_bytes = self._connections.bytes_in_flight
-        if num_bytes and in_flight_bytes and in_flight_bytes + num_bytes > limits.max_in_flight_bytes:
-            raise Overloaded(
-                f"the server holds {in_flight_bytes} bytes of pictures and takes no more than "
-                f"{limits.max_in_flight_bytes}; try again later"
-            )
-        if connection is None:
+    def _session(self, identity: bytes, message: wire.Session, frames: list[memoryview]) -> None:
+        """Do what is asked for a session, or raise why not."""
+        if self._num_stops:
+            raise ShuttingDown(_SHUTTING_DOWN)
+        self._settings.limits.check_parts(message.messages)
+        done = self._session_ops.carry_out(message, frames, identity)
+        if isinstance(done, wire.SessionReply):
+            self._connections.post(identity, done, keep=Keep.REFUSAL)
             return
-        if client_id in connection.in_flight:
-            raise ProtocolError(f"request id {client_id!r} is already in flight on this connection; give each its own")
-        if connection.undelivered:
-            raise Overloaded("this client does not read its answers; read them before asking for more")
-        if len(connection.in_flight) >= limits.max_in_flight_per_client:
-            raise Overloaded(f"this client has {len(connection.in_flight)} requests in flight and may have no more")
+        self._connections.check_room(identity, message.request_id, 0, self._settings.limits)
+        request = self._connections.accept(identity, message.request_id, 0, time.monotonic())
+        self._session_ops.jobs.start(request.engine_id, done)
+        self._post_accepted(identity, message.request_id)
 
     def _cancel(self, identity: bytes, message: wire.Cancel) -> None:
         """Cancelling something unknown is no error: the request may just have ended."""
@@ -225,7 +246,9 @@ class Server:
         found = wire.peek(frames[0]) if readable else wire.Peek()
         connection = self._connections.find(identity)
         # A `Failed` with an id ends that request: never one that is in flight, nor what a broken cancel is about.
-        is_own = found.type in ("generate", "info") and not (connection and found.request_id in connection.in_flight)
+        is_own = found.type in ("generate", "info", "session") and not (
+            connection and found.request_id in connection.in_flight
+        )
         self._connections.post(identity, failure_to_wire(error, found.request_id if is_own else ""), keep=Keep.REFUSAL)
 
     # ---- the end ---------------------------------------------------------------------------------------------
@@ -262,7 +285,15 @@ class Server:
         deadline_s = time.monotonic() + _FAREWELL_S
         while self._connections.flush() and time.monotonic() < deadline_s:
             time.sleep(0.02)
+        self._session_ops.jobs.stop()
         if engine_failed:
             raise error
+        self._keep_sessions()
         if not self._engine.stop(_ENGINE_STOP_S):
             logger.error("the engine did not end its last step within %g s and is left behind", _ENGINE_STOP_S)
+
+    def _keep_sessions(self) -> None:
+        if self._kept is not None:
+            until_s = max(self._stop_deadline_s or 0.0, time.monotonic() + _KEEPING_S)
+            num_stops = self._num_stops
+            self._kept.save(self._session_ops.files, until_s, lambda: self._num_stops > num_stops)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge_runtime.serving.address import DEFAULT_ADDRESS
-from edge_runtime.serving.messages import DEFAULT_LIMITS, Limits
+from edge_runtime.serving.limits import DEFAULT_LIMITS, Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,5 +25,7 @@ class ServerSettings:
     """A client with work in flight that says nothing for so long loses it."""
     shutdown_grace_s: float = 10.0
     """What is in flight at SIGTERM may take so long to finish."""
+    keep_sessions: Path | None = None
+    """Folder in which sessions are kept while the server does not run, and into which clients may save them."""
     max_unread_messages: int = 1000
     """Messages kept for a client that does not read; one more and it loses its work."""

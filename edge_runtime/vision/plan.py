@@ -46,6 +46,8 @@ class MediaPlan:
 
     runs: tuple[VisionRun, ...]
     placeholder: Placeholder
+    dropped: int = 0
+    """That of its part."""
 
 
 SizeOf = Callable[[Picture], tuple[int, int]]
@@ -81,7 +83,7 @@ class MediaPlanner:
         source = size_of(part.data)
         size = image_target_size(*source, self._factor, allowed)
         run = VisionRun((part.data,), *size, self._image_normalization, place, source)
-        return MediaPlan((run,), Placeholder("image", (self._token_grid(size),), ()))
+        return MediaPlan((run,), Placeholder("image", (self._token_grid(size),), ()), part.dropped)
 
     def _plan_video(self, part: VideoPart, place: str, size_of: SizeOf) -> MediaPlan:
         frames, depth = part.frames, self._vision.temporal_patch_size
@@ -93,7 +95,7 @@ class MediaPlanner:
             for start in starts
         )
         times = temporal_patch_times(part.timestamps_s, depth)
-        return MediaPlan(runs, Placeholder("video", (self._token_grid(size),) * len(runs), times))
+        return MediaPlan(runs, Placeholder("video", (self._token_grid(size),) * len(runs), times), part.dropped)
 
     def _frame_size(self, part: VideoPart, size_of: SizeOf) -> tuple[int, int]:
         """The height and width that all frames have."""

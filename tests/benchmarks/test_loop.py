@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 
+from benchmarks.memory import Measured, rows
 from benchmarks.peers.loop import Loop, markdown, take_turns
+from benchmarks.peers.plot import plot
 from benchmarks.peers.process import WorkerFailed
 from benchmarks.peers.scenes import CYCLE, Desktop, PocketScreens, Scene, turns
 
@@ -28,7 +32,7 @@ class Listener:
 
 def asked(scene: Scene, num_turns: int) -> list[list[dict[str, Any]]]:
     listener = Listener()
-    told = list(take_turns(listener, Loop(scene, num_turns, 1, 4096), keep_nothing=False))  # type: ignore[arg-type]
+    told = list(take_turns(listener, Loop(scene, num_turns, 1, 4096), mode="history"))  # type: ignore[arg-type]
     assert [turn["kind"] for turn in told] == [turn.kind for turn in turns(num_turns)]
     assert all("text" not in turn for turn in told)
     return [request["history"] for request in listener.requests]
@@ -89,20 +93,48 @@ def test_screens_are_the_same_in_every_run_and_changed_in_a_part(kind: type, tmp
 def test_what_cannot_be_done_ends_the_loop(tmp_path: Path) -> None:
     worker = Listener({"cannot": "no way to forget"})
     with pytest.raises(WorkerFailed, match="turn 1: no way to forget"):
-        list(take_turns(worker, Loop(Desktop(tmp_path, 64, 48, 8), 2, 1, 4096), keep_nothing=True))  # type: ignore[arg-type]
+        list(take_turns(worker, Loop(Desktop(tmp_path, 64, 48, 8), 2, 1, 4096), mode="forgetful"))  # type: ignore[arg-type]
 
 
-def test_table_has_a_row_per_turn_and_says_who_is_missing() -> None:
-    turn = {"first_token_s": 1.25, "total_s": 2.0, "prompt_tokens": 100, "computed_tokens": 30}
-    table = markdown(
-        {
-            "kinds": ["new screen", "again"],
-            "contenders": {
-                "one": {"turns": [turn, turn | {"computed_tokens": None}]},
-                "two": {"turns": [turn], "trouble": "it died"},
-            },
-        }
-    )
-    assert "| 1 | new screen | 1.25, 2, 30 of 100 | 1.25, 2, 30 of 100 |" in table
-    assert "| 2 | again | 1.25, 2, 100? | - |" in table
-    assert "- two: **it died**" in table
+TURN = {"first_token_s": 1.25, "total_s": 2.0, "prompt_tokens": 1000, "computed_tokens": 30, "vision_s": None}
+RESULT: dict[str, Any] = {
+    "scene": "desk & chair",
+    "kinds": ["new screen", "again"],
+    "contenders": {
+        "one": {"turns": [TURN, TURN | {"computed_tokens": None, "first_token_s": 0.01}]},
+        "two": {"turns": [TURN], "trouble": "it died"},
+    },
+}
+
+
+def test_a_table_per_metric_has_a_row_per_turn_and_says_who_is_missing() -> None:
+    table = markdown(RESULT)
+    first, _, computed, prompt, *_ = table.split("\n\n")
+    assert first.splitlines()[0] == "| seconds to the first token | | one | two |"
+    assert first.splitlines()[2:] == ["| 1 | new screen | 1.25 | 1.25 |", "| 2 | again | 0.01 | - |"]
+    assert computed.splitlines()[2:] == ["| 1 | new screen | 30 | 30 |", "| 2 | again | - | - |"]
+    assert "| 1 | new screen | 1,000 | 1,000 |" in prompt
+    assert "vision" not in table
+    assert table.endswith("- two: **it died**")
+
+
+def test_plot_has_a_point_per_turn_and_a_panel_per_result() -> None:
+    picture = ElementTree.fromstring(plot([RESULT, RESULT | {"kinds": ["new screen"] * 40}]))
+    space = "{http://www.w3.org/2000/svg}"
+    panels = picture.findall(f"{space}g")
+    assert [len(panel.findall(f"{space}circle")) for panel in panels] == [3, 3]
+    words = ["".join(text.itertext()) for text in panels[0].iter(f"{space}text")]
+    assert {"desk & chair: seconds to the first token", "again 2", "one", "two", "0.01", "10"} <= set(words)
+    low, high = (float(panels[0].findall(f"{space}circle")[turn].attrib["cy"]) for turn in (1, 0))
+    assert low > high  # downwards is less
+    assert "turn 40" in ["".join(text.itertext()) for text in panels[1].iter(f"{space}text")]
+
+
+def test_a_table_of_memory_compares_with_the_plan() -> None:
+    plan = SimpleNamespace(total_bytes=1000 * 2**20, decoding_bytes=84 * 2**20, loaded_bytes=200 * 2**20)
+    seen = Measured(loaded=100 * 2**20, server_peak=450 * 2**20, decoding_peak=50 * 2**20)
+    table = {row[0]: row[1:] for row in rows(SimpleNamespace(plan=plan), seen)}  # type: ignore[arg-type]
+    assert table["once loaded"] == ("200 MiB", "100 MiB", "50 %")
+    assert table["grown since"] == ("700 MiB", "350 MiB", "50 %")
+    assert table["server at its peak"] == ("900 MiB", "450 MiB", "50 %")
+    assert table["both"] == ("1000 MiB", "500 MiB", "50 %")

@@ -6,7 +6,7 @@ A token below 256 is that byte; a chunk run twice, left out or out of order chan
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,7 @@ from edge_runtime.families.qwen3_vl.processor import Normalization, TokenGrid, V
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.decoder import Logits
+from edge_runtime.model.kv_cache import RowSource
 from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
 from edge_runtime.vision.encoder import VisionFeatures
 from edge_runtime.vision.plan import VisionRun
@@ -58,9 +59,10 @@ class FakeLease(PagedLease):
     """A lease whose keys and values are the tokens themselves."""
 
     def __init__(self, cache: FakeCache, capacity: int, lease: PagedLease) -> None:
-        super().__init__(cache, lease.block_ids, lease.num_reused // cache.block_size)
+        super().__init__(cache, lease.block_ids, lease.num_committed)
         self.cache = cache
         self.capacity = capacity
+        self.num_reused = self._length = lease.num_reused
 
     @property
     def tokens(self) -> list[int]:
@@ -86,9 +88,14 @@ class FakeCache(PagedKVCache):
         self.out: set[FakeLease] = set()
         self.num_leases = 0
         self.reuses = reuses
+        self.copy_rows = self._copy_rows
 
-    def lease(self, num_tokens: int, keys: Sequence[bytes] = ()) -> FakeLease | None:
-        lease = super().lease(num_tokens, keys if self.reuses else ())
+    def _copy_rows(self, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
+        rows = self.memory.reshape(-1)
+        rows[targets] = rows[sources]
+
+    def lease(self, num_tokens: int, keys: Sequence[bytes] = (), sources: Iterable[RowSource] = ()) -> FakeLease | None:
+        lease = super().lease(num_tokens, keys if self.reuses else (), sources if self.reuses else ())
         if lease is None:
             return None
         self.num_leases += 1
@@ -151,11 +158,14 @@ class FakeRunner:
                 else:
                     run = VisionRun((b"",), 32, 32, Normalization.of((0.5,), (0.5,)))
                     digest = bytes(part.data)
-                    media.append(Media(VisionSpan(len(ids), TokenGrid(1, TOKENS_PER_IMAGE)), run, digest, digest))
+                    span = VisionSpan(len(ids), TokenGrid(1, TOKENS_PER_IMAGE))
+                    media.append(Media(span, run, digest, digest, dropped=part.dropped))
                     ids += [IMAGE] * TOKENS_PER_IMAGE
         if "refuse" in text:
             raise BadPrompt("refused")
-        return FakeLog(request.request_id, text, np.array(ids, dtype=np.int64), media, request.options.salt)
+        log = FakeLog(request.request_id, text, np.array(ids, dtype=np.int64), media, request.options.salt)
+        log.drop_media()
+        return log
 
     def start(self, log: FakeLog) -> None:
         if log.next_media is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edge_runtime.engine.events import Failed, Finished
 from edge_runtime.engine.picture_cache import (
     FeatureCache,
     KnownPictures,
+    PartDigests,
     frame_digests,
     pixel_digest,
     source_digest,
@@ -22,7 +24,7 @@ from edge_runtime.engine.picture_cache import (
 from edge_runtime.engine.request import GenerationOptions, GenerationRequest
 from edge_runtime.errors import PicturesNeeded
 from edge_runtime.families.qwen3_vl.processor import Normalization
-from edge_runtime.model.conversation import ImagePart, Message, Picture, PictureDigest, TextPart
+from edge_runtime.model.conversation import ImagePart, Message, Picture, PictureDigest, TextPart, VideoPart
 from edge_runtime.vision.decoding import PictureDecoder
 from edge_runtime.vision.encoder import VisionFeatures
 from edge_runtime.vision.pending import PendingPixels
@@ -89,6 +91,29 @@ def test_a_digest_stands_for_the_picture_it_is_of() -> None:
     pixels = np.arange(96, dtype=np.uint8).reshape(4, 8, 3)
     for frame in (pixels, pixels.tobytes()):
         assert source_of(run_of(PictureDigest.of(frame))) == source_of(run_of(frame))
+
+
+def test_the_digests_of_a_part_that_is_kept_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can change its frames: not where they are an array that its owner may write to, or might again."""
+    read: list[int] = []
+    of = PictureDigest.of
+    monkeypatch.setattr(PictureDigest, "of", lambda frame: read.append(len(frame)) or of(frame))
+    pixels = np.arange(96, dtype=np.uint8).reshape(4, 8, 3)
+    locked = pixels.copy()
+    locked.flags.writeable = False
+    fixed = np.frombuffer(memoryview(bytearray(96)).toreadonly(), np.uint8).reshape(4, 8, 3)
+    digests = PartDigests()
+    for frame, times in ((bytes(96), 1), (fixed, 1), (fixed[:, ::-1], 1), (pixels, 3), (locked, 3), (locked[1:], 3)):
+        part = VideoPart((frame, frame), (0.0, 1.0))
+        read.clear()
+        for _ in range(3):
+            assert digests.of([part, part]) == {id(frame): of(frame).digest}
+        assert len(read) == times
+    pixels[0] += 1
+    assert digests.of([ImagePart(pixels)]) == {id(pixels): of(pixels).digest}
+    del part
+    gc.collect()
+    assert len(digests._known) == 0
 
 
 def features(num_tokens: int) -> VisionFeatures:

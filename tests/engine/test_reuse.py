@@ -31,22 +31,32 @@ def ask(engine: Engine, *parts: str | bytes, max_tokens: int = 5, name: str = "r
     return last_of(by_request(events), name)
 
 
-def test_the_same_question_again_computes_its_last_block_alone() -> None:
+def test_the_same_question_again_computes_its_last_token_alone() -> None:
     engine, runner = engine_that(reuses=True)
     first = ask(engine, "x" * 20)
     num_runs = len(runner.forwards)
     again = ask(engine, "x" * 20)
-    assert (first.timings.cached_tokens, again.timings.cached_tokens) == (0, 16)
-    assert (first.timings.computed_tokens, again.timings.computed_tokens) == (20, 4)
+    assert (first.timings.cached_tokens, again.timings.cached_tokens) == (0, 19)
+    assert (first.timings.computed_tokens, again.timings.computed_tokens) == (20, 1)
     assert again.token_ids == first.token_ids
-    assert runner.forwards[num_runs] == [("r", 4)]
+    assert runner.forwards[num_runs] == [("r", 1)]
+
+
+def test_what_two_prompts_have_in_common_is_found_to_the_token() -> None:
+    engine, _ = engine_that(reuses=True)
+    ask(engine, "x" * 18 + "ab")
+    edited, shorter, longer = (ask(engine, "x" * count + "cd") for count in (18, 10, 19))
+    assert [one.timings.cached_tokens for one in (edited, shorter)] == [18, 8]  # the middle is found by whole blocks
+    assert longer.timings.cached_tokens == 18
+    again = ask(engine, "x" * 18 + "a")
+    assert again.timings.cached_tokens == 18
 
 
 def test_nothing_is_found_under_another_salt() -> None:
     engine, _ = engine_that(reuses=True)
     salts = ["", "a", "b", "", "a", "b", "ab"]
     asked = [ask(engine, "x" * 20, salt=salt) for salt in salts]
-    assert [one.timings.cached_tokens for one in asked] == [0, 0, 0, 16, 16, 16, 0]
+    assert [one.timings.cached_tokens for one in asked] == [0, 0, 0, 19, 19, 19, 0]
     assert len({one.token_ids for one in asked}) == 1
 
 
@@ -57,7 +67,7 @@ def test_a_history_sent_again_is_found_with_the_answer_in_it() -> None:
     first = ask(engine, "a" * 10, max_tokens=30)
     assert first.text == script
     again = ask(engine, "a" * 10 + script + "c")
-    assert again.timings.cached_tokens == 36  # of 41; the last token drawn was never run
+    assert again.timings.cached_tokens == 39  # of 41; the last token drawn was never run
 
 
 def test_an_image_stands_as_what_it_shows() -> None:
@@ -113,7 +123,7 @@ def test_info_tells_what_is_held_what_is_kept_and_what_was_found() -> None:
     runner.feature_bytes, runner.max_feature_bytes = 5, 7
     ask(engine, "x" * 20, b"one", max_tokens=1)
     told = engine.cache_info
-    assert (told.kv_held_tokens, told.kv_kept_tokens, told.running, told.waiting) == (0, 24, 0, 0)
+    assert (told.kv_held_tokens, told.kv_kept_tokens, told.running, told.waiting) == (0, 28, 0, 0)
     assert (told.prompt_tokens, told.cached_tokens, told.images, told.vision_cached) == (27, 0, 1, 0)
     assert (told.feature_bytes, told.max_feature_bytes, told.kv_bytes_per_token) == (5, 7, runner.kv_bytes_per_token)
     for name in ("a", "b", "c"):
@@ -121,7 +131,7 @@ def test_info_tells_what_is_held_what_is_kept_and_what_was_found() -> None:
     engine.step()
     told = engine.cache_info
     assert (told.running, told.waiting) == (2, 1)  # 36 tokens each, 20 of them shared
-    assert (told.kv_held_tokens, told.kv_kept_tokens) == (52, 4)
+    assert (told.kv_held_tokens, told.kv_kept_tokens) == (52, 8)
     assert (told.prompt_tokens, told.cached_tokens) == (27 + 2 * 30, 2 * 20)
     while engine.has_work:
         engine.step()

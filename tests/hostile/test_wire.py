@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.events import Event, Finished
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.session import Sessions
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.client_core import ClientCore, Timeouts
-from edge_runtime.serving.messages import DEFAULT_LIMITS
+from edge_runtime.serving.limits import DEFAULT_LIMITS
 from edge_runtime.serving.server import Server
 from edge_runtime.serving.settings import ServerSettings
 
@@ -47,6 +48,7 @@ class EchoEngine:
 
     def __init__(self) -> None:
         self.waiting: list[GenerationRequest] = []
+        self.sessions = Sessions()
 
     @property
     def has_work(self) -> bool:

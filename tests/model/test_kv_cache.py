@@ -1,14 +1,16 @@
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge_runtime.errors import InternalError
-from edge_runtime.model.kv_cache import ContiguousKVCache
+from edge_runtime.model.contiguous_kv_cache import ContiguousKVCache
 
 
 def cache_of(max_tokens: int, block_size: int = 4) -> ContiguousKVCache[bytearray]:
     """A cache whose buffers have a byte a token."""
 
-    def copy(source: bytearray, target: bytearray, num_tokens: int) -> None:
-        target[:num_tokens] = source[:num_tokens]
+    def copy(source: bytearray, target: bytearray, rows: NDArray[np.int64]) -> None:
+        target[: len(rows)] = bytes(source[row] for row in rows)
 
     return ContiguousKVCache(max_tokens, block_size, bytearray, copy)
 
@@ -110,8 +112,8 @@ def test_a_copy_is_made_when_there_is_room_for_it_and_others_have_gone() -> None
         held.append(bytearray(num_tokens))
         return held[-1]
 
-    def copy(source: bytearray, target: bytearray, num_tokens: int) -> None:
-        target[:num_tokens] = source[:num_tokens]
+    def copy(source: bytearray, target: bytearray, rows: NDArray[np.int64]) -> None:
+        target[: len(rows)] = bytes(source[row] for row in rows)
 
     cache = ContiguousKVCache(100, 4, allocate, copy)
     filled(cache, 40, (b"x",))

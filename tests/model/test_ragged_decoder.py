@@ -17,10 +17,11 @@ from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import InternalError
 from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.cancellation import CancelToken
+from edge_runtime.model.contiguous_kv_cache import ContiguousKVCache
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.footprint import footprint
 from edge_runtime.model.graph import GraphSettings
-from edge_runtime.model.kv_cache import ContiguousKVCache, KVLease
+from edge_runtime.model.kv_cache import KVLease
 from edge_runtime.model.manifest import load_manifest
 from edge_runtime.vision.image import ImageLimits
 

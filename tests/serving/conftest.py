@@ -13,6 +13,7 @@ import pytest
 from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.events import Delta, Event, Failed, Finished, Timings
 from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.session import Sessions
 from edge_runtime.errors import BadImage, Cancelled, EdgeError, PicturesNeeded
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Picture, PictureDigest, TextPart, VideoPart
@@ -54,12 +55,14 @@ class FakeEngine:
         """Whether it needs all pictures that come by digest."""
         self.floodgate = threading.Event()
         self.floodgate.set()
+        self.sessions = Sessions()
 
     @property
     def has_work(self) -> bool:
         return bool(self.running)
 
     def prepare(self, request: GenerationRequest, cancel: CancelToken) -> GenerationRequest:
+        request = self.sessions.begin(request, cancel)
         prompt = _prompt(request)
         self.requests.append(request)
         needed = [picture.digest for picture in pictures_of(request) if isinstance(picture, PictureDigest)]
@@ -106,7 +109,7 @@ class FakeEngine:
         request, words = self.running[request_id]
         verb, _, argument = _prompt(request).partition(" ")
         if request_id in self.cancelled or self.tokens[request_id].cancelled:
-            return [self._end(request_id, Failed(request_id, Cancelled("the request was cancelled")))]
+            return [self._end(request_id, Failed(request_id, Cancelled(self.tokens[request_id].reason)))]
         if verb == "crash":
             raise ZeroDivisionError
         if verb == "flood" and not self.floodgate.is_set():
@@ -123,6 +126,7 @@ class FakeEngine:
         return events
 
     def _end(self, request_id: str, event: Event) -> Event:
+        self.sessions.end(self.running[request_id][0], event.text if isinstance(event, Finished) else None)
         with self.changed:
             del self.running[request_id]
             self.ended[request_id] += 1

@@ -170,6 +170,9 @@ def test_a_loop_sends_each_screen_once_and_is_answered_the_same(address: str, si
             history.append(Message("assistant", answers[-1].text))
     assert sizes == lengths
     assert [answer.timings.vision_cached for answer in answers] == list(range(6))
+    assert [[(image.width, image.height) for image in answer.images] for answer in answers] == [
+        [(160, 96)] * (turn + 1) for turn in range(6)
+    ]
     sizes.clear()
     for turn, answer in enumerate(answers):
         with Client(address) as alone:
@@ -179,12 +182,51 @@ def test_a_loop_sends_each_screen_once_and_is_answered_the_same(address: str, si
     assert sizes == [sum(lengths[: turn + 1]) for turn in range(6)]
 
 
+def test_no_picture_of_a_history_or_of_a_session_is_hashed_twice(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once by the client, once by the server: both are in this process."""
+    hashed: list[int] = []
+    of = PictureDigest.of
+
+    def counting(picture: bytes | np.ndarray) -> PictureDigest:
+        hashed.append(len(picture) if isinstance(picture, bytes) else picture.nbytes)
+        return of(picture)
+
+    monkeypatch.setattr(PictureDigest, "of", counting)
+    screens = [np.random.default_rng(turn).integers(0, 256, (96, 160, 3), dtype=np.uint8) for turn in range(4)]
+    history: list[Message] = []
+    with Client(address) as client:
+        session = client.session()
+        for turn, screen in enumerate(screens):
+            source = screen if turn % 2 else png(screen)
+            num_bytes = len(source) if isinstance(source, bytes) else source.nbytes
+            question = Message("user", [ImagePart(source), TextPart(f"what now, in turn {turn}?")])
+            hashed.clear()
+            history.append(question)
+            answer = ask(client, history, max_tokens=4)
+            history.append(Message("assistant", answer.text))
+            assert hashed == [num_bytes] * 2
+            in_session = session.generate(question, max_tokens=4).result
+            assert hashed == [num_bytes] * 3  # the client knows it
+            assert in_session.token_ids == answer.token_ids
+
+
 def test_under_another_salt_a_digest_stands_for_nothing(address: str, sizes: list[int]) -> None:
     with Client(address) as client:
         answers = [ask(client, chat(PIXELS), max_tokens=4, cache_salt=salt) for salt in ("a", "a", "b", "b")]
     assert sizes == [PIXELS.nbytes, 0, 0, PIXELS.nbytes, 0]
     assert [answer.timings.vision_cached for answer in answers] == [0, 1, 0, 1]
     assert len({answer.token_ids for answer in answers}) == 1
+
+
+def test_pixels_that_need_no_resizing_are_answered_the_same(address: str) -> None:
+    """They go to the encoder as they lie in the message, read-only; a file of them is decoded."""
+    screen = np.random.default_rng(9).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    with Client(address) as client:
+        answers = [
+            ask(client, chat(picture), max_tokens=4, cache_salt=str(type(picture))) for picture in (screen, png(screen))
+        ]
+    assert answers[0].token_ids == answers[1].token_ids
+    assert [answer.images[0].num_tokens for answer in answers] == [64, 64]
 
 
 def test_another_size_in_the_model_is_another_picture(address: str, sizes: list[int]) -> None:

@@ -162,12 +162,13 @@ def test_the_document_names_every_field_code_and_limit() -> None:
     from edge_runtime.engine import events
     from edge_runtime.engine.cache_info import CacheInfo
     from edge_runtime.serving import messages as wire
-    from edge_runtime.serving.messages import DEFAULT_LIMITS
+    from edge_runtime.serving.limits import DEFAULT_LIMITS
 
     document = DOCUMENT.read_text(encoding="utf-8")
     records = [wire.Generate, wire.Frame, wire.Image, wire.Video, wire.Text, wire.ChatMessage, wire.Cancel, wire.Ping]
     records += [wire.Info, wire.Accepted, wire.Need, wire.Delta, wire.Finished, wire.Failed, wire.Pong, wire.InfoReply]
-    records += [events.Timings, events.TokenLogprob, CacheInfo, wire.VideoSampling, wire.Limits]
+    records += [wire.Session, wire.SessionReply]
+    records += [events.Timings, events.TokenLogprob, events.ImageShape, CacheInfo, wire.VideoSampling, wire.Limits]
     fields = {field for record in records for field in record.__struct_encode_fields__}
     tags = {record.__struct_config__.tag for record in records} - {None}
     on_the_wire = {errors.RequestError, errors.BadImage, errors.BadPrompt, errors.BadParameter, errors.ContextOverflow}
@@ -178,6 +179,7 @@ def test_the_document_names_every_field_code_and_limit() -> None:
         errors.ProtocolError,
         errors.InternalError,
     }
+    on_the_wire |= {errors.UnknownSession, errors.TooManySessions, errors.SessionBusy}
     missing = [name for name in {*fields, *tags, *(error.code for error in on_the_wire)} if name not in document]
     assert missing == []
     table = document.split("### Error codes")[1].split("\n## ")[0].splitlines()

@@ -21,7 +21,7 @@ from edge_runtime.engine.thread import EngineThread
 from edge_runtime.errors import AddressInUse, BadParameter, InternalError, ServerError
 from edge_runtime.serving.address import refuse_live_ipc
 from edge_runtime.serving.client import Client
-from edge_runtime.serving.messages import DEFAULT_LIMITS
+from edge_runtime.serving.limits import DEFAULT_LIMITS
 from edge_runtime.serving.server import Server
 from edge_runtime.serving.settings import ServerSettings
 from tests.serving.conftest import MODEL, FakeEngine

@@ -12,10 +12,11 @@ from uuid import uuid4
 
 import psutil
 
-from benchmarks.peers.adapter import RunSettings, Said, TurnResult
+from benchmarks.peers.adapter import Mode, RunSettings, Said, TurnResult
+from edge_runtime.engine.events import Finished
 from edge_runtime.model.conversation import ImagePart, Message, Part, TextPart
 from edge_runtime.serving import link
-from edge_runtime.serving.client import Client
+from edge_runtime.serving.client import Client, Session
 from edge_runtime.serving.client_core import Timeouts
 from edge_runtime.serving.sockets import Dealer
 
@@ -33,17 +34,19 @@ class EdgeServer:
                 stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
         self._client = Client(self._address(), timeouts=PATIENT)
-        link.Dealer = _CountingDealer  # type: ignore[misc]
+        link.Dealer = _CountingDealer  # type: ignore[attr-defined]
         self._client.info()
+        self._session: Session | None = None
+        self._asked: list[Said] = []
 
-    def run_turn(self, history: Sequence[Said], max_tokens: int, *, ignore_eos: bool, keep_nothing: bool) -> TurnResult:
+    def run_turn(self, history: Sequence[Said], max_tokens: int, *, ignore_eos: bool, mode: Mode) -> TurnResult:
         """Time to the first token: of the whole, less what came after it by the server's clock."""
-        messages = [Message(said.role, _parts(said)) for said in history]  # type: ignore[arg-type]
         options: dict[str, Any] = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
-        if keep_nothing:
+        if mode == "forgetful":
             options["cache_salt"] = uuid4().hex  # what others, and other turns, have computed is not looked at
+        ask = self._in_session if mode == "session" else self._whole
         sent_before, started_s = _CountingDealer.sent_bytes, time.perf_counter()
-        answer = self._client.generate(messages, **options).result
+        answer = ask(history, options)
         total_s, timings = time.perf_counter() - started_s, answer.timings
         return TurnResult(
             first_token_s=total_s - (timings.total_ms - timings.first_token_ms) / 1e3,
@@ -55,6 +58,19 @@ class EdgeServer:
             vision_s=timings.vision_ms / 1e3,
             sent_bytes=_CountingDealer.sent_bytes - sent_before,
         )
+
+    def _whole(self, history: Sequence[Said], options: dict[str, Any]) -> Finished:
+        messages = [Message(said.role, _parts(said)) for said in history]  # type: ignore[arg-type]
+        return self._client.generate(messages, **options).result
+
+    def _in_session(self, history: Sequence[Said], options: dict[str, Any]) -> Finished:
+        *before, last = history
+        if self._session is None:
+            self._session = self._client.session(messages=[Message("system", said.text) for said in before])
+        is_again, self._asked = list(history) == self._asked, list(history)
+        if is_again:
+            return self._session.regenerate(**options)
+        return self._session.ask(last.text, images=[Path(image) for image in last.images], **options)
 
     def process_ids(self) -> Sequence[int]:
         """The server's, and that of the process in which it decodes pictures."""

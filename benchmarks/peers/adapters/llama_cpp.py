@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.adapter import ImageResult, RunSettings, Said, TextResult, TurnResult
+from benchmarks.peers.adapter import CannotRun, ImageResult, Mode, RunSettings, Said, TextResult, TurnResult
 
 DECODER, VISION = "decoder.gguf", "mmproj.gguf"
 START_TIMEOUT_S = 300
@@ -97,10 +97,12 @@ class LlamaServer:
             vision_s = vision_seconds(log.read().decode(errors="replace").splitlines())
         return ImageResult(answer["timings"]["prompt_n"], first_token_s, vision_s)
 
-    def run_turn(self, history: Sequence[Said], max_tokens: int, *, ignore_eos: bool, keep_nothing: bool) -> TurnResult:
+    def run_turn(self, history: Sequence[Said], max_tokens: int, *, ignore_eos: bool, mode: Mode) -> TurnResult:
         """Through its OpenAI interface; the first token is the whole time less what came after it, by its own clock."""
+        if mode == "session":
+            raise CannotRun("it keeps no conversations")
         body = {"messages": [_message(said) for said in history], "max_tokens": max_tokens, "temperature": 0}
-        data = json.dumps(body | {"ignore_eos": ignore_eos, "cache_prompt": not keep_nothing}).encode()
+        data = json.dumps(body | {"ignore_eos": ignore_eos, "cache_prompt": mode != "forgetful"}).encode()
         started_s = time.perf_counter()
         answer = self._post("/v1/chat/completions", data)
         total_s, timings = time.perf_counter() - started_s, answer["timings"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.adapter import CannotRun, ImageResult, RunSettings, Said, TextResult, TurnResult
+from benchmarks.peers.adapter import CannotRun, ImageResult, Mode, RunSettings, Said, TextResult, TurnResult
 
 
 def prepare(checkpoint: Path, out: Path, options: Mapping[str, str]) -> dict[str, str]:
@@ -65,12 +65,12 @@ class OpenVinoModel:
             vision_s=metrics.get_prepare_embeddings_duration().mean / 1e3,
         )
 
-    def run_turn(self, history: Sequence[Said], max_tokens: int, *, ignore_eos: bool, keep_nothing: bool) -> TurnResult:
+    def run_turn(self, history: Sequence[Said], max_tokens: int, *, ignore_eos: bool, mode: Mode) -> TurnResult:
         """One `ChatHistory` that grows; pictures are given once, with the message that brings them."""
         import openvino_genai  # noqa: PLC0415
 
-        if keep_nothing:
-            raise CannotRun("its chat cannot be told to forget")
+        if mode != "history":
+            raise CannotRun(f"its chat is not {mode}")
         started_s = time.perf_counter()
         if self._history is None or list(history[: len(self._said)]) != self._said:
             self._said, self._history = [], openvino_genai.ChatHistory()

@@ -1,0 +1,50 @@
+"""The thread that saves and restores sessions beside the engine's. Knows no socket."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from edge_runtime.engine.session_state import SessionState
+from edge_runtime.errors import EdgeError, InternalError
+
+logger = logging.getLogger(__name__)
+
+
+class SessionJobs:
+    """Does one job after the other. All methods may be called from any one other thread, and none blocks."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        """`wake` is called whenever `take_done` has something new."""
+        self._wake = wake
+        self._done: queue.SimpleQueue[tuple[str, SessionState | EdgeError]] = queue.SimpleQueue()
+        self._thread = ThreadPoolExecutor(1, "session-files")
+
+    def start(self, job_id: str, job: Callable[[], SessionState]) -> None:
+        """Do `job` when those before it are done."""
+        self._thread.submit(self._do, job_id, job)
+
+    def take_done(self) -> list[tuple[str, SessionState | EdgeError]]:
+        """What has become of jobs since the last call."""
+        done = []
+        while not self._done.empty():
+            done.append(self._done.get_nowait())
+        return done
+
+    def stop(self) -> None:
+        """Begin no other job."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _do(self, job_id: str, job: Callable[[], SessionState]) -> None:
+        outcome: SessionState | EdgeError
+        try:
+            outcome = job()
+        except EdgeError as error:
+            outcome = error
+        except Exception as error:
+            logger.exception("a session could not be saved or restored")
+            outcome = InternalError(f"{type(error).__name__}; the server's log has more")
+        self._done.put((job_id, outcome))
+        self._wake()

@@ -1,0 +1,46 @@
+"""What is told of a session, what sessions may be, and what one is when it is put away. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_runtime.model.conversation import Message
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How many sessions are kept, for how long, and how much they may hold. Times in seconds."""
+
+    max_sessions: int = 4096
+    max_sessions_per_client: int = 1024
+    max_bytes: int = 256 * 2**20
+    """Text and pictures of all sessions; what several of them share counts once."""
+    timeout_s: float = 3600.0
+    """A session that nobody has used for so long is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """What is told of a session."""
+
+    session_id: str
+    num_turns: int
+    num_messages: int
+    num_bytes: int
+    """Its text and pictures, also those that it shares with others."""
+    timeout_s: float
+    is_busy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """A session as it can be opened again."""
+
+    messages: tuple[Message, ...] = ()
+    cache_salt: str = ""
+    key_salt: str | None = None
+    """In place of `cache_salt` in what its requests compute and find; None: no other."""
+    session_id: str | None = None
+    """None: a new one."""
+    idle_s: float = 0.0
+    """For how long nobody has used it."""

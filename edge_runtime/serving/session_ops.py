@@ -1,0 +1,71 @@
+"""What a client asks for its sessions, done. Knows no sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from pathlib import Path
+
+from edge_runtime.engine.dropping import drop_media
+from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.session_files import Call, SessionFiles
+from edge_runtime.engine.session_jobs import SessionJobs
+from edge_runtime.engine.session_state import SessionState
+from edge_runtime.model.conversation import Message
+from edge_runtime.serving import messages as wire
+from edge_runtime.serving.conversion import messages_from_wire, session_to_wire
+from edge_runtime.serving.session_paths import session_path
+
+
+class SessionOps:
+    """The sessions of an engine, as clients use them."""
+
+    def __init__(self, engine: Engine, call: Call, wake: Callable[[], None], address: str, folder: Path | None) -> None:
+        """`call` and `wake` are those of `SessionFiles` and `SessionJobs`, the others those of `session_path`."""
+        self._engine = engine
+        self._call = call
+        self._address = address
+        self._folder = folder
+        self.jobs = SessionJobs(wake)
+        """Savings and restorings."""
+
+    @property
+    def files(self) -> SessionFiles:
+        """The sessions, in files."""
+        return SessionFiles(self._engine.saving, self._call)
+
+    def carry_out(
+        self, message: wire.Session, frames: Sequence[memoryview], client: Hashable
+    ) -> wire.SessionReply | Callable[[], SessionState]:
+        """Do what `message` asks, for `client`; what takes long is returned, as a job.
+
+        Raises as the methods of `Sessions` do, and as `messages_from_wire` and `session_path`.
+        """
+        salt, sessions = message.cache_salt, self._engine.sessions
+        match message.op:
+            case "open":
+                state = sessions.open(messages_from_wire(message.messages, frames), client=client, cache_salt=salt)
+            case "fork":
+                state = sessions.fork(message.session, message.turn, client=client, cache_salt=salt)
+            case "state":
+                state = sessions.state(message.session, salt)
+            case "drop":
+                state = sessions.change(message.session, lambda said: _without(said, message), salt)
+            case "close":
+                state = sessions.state(message.session, salt)
+                sessions.close(message.session, salt)
+            case "save":
+                sessions.saved(message.session, salt)  # refused at once where it can be
+                path = session_path(message.path, self._address, self._folder).path
+                return partial(self.files.save, message.session, path, salt)
+            case "restore":
+                place = session_path(message.path, self._address, self._folder)
+                return partial(self.files.restore, place.path, salt, client=client, is_ours=place.is_ours)
+        return session_to_wire(state, message.request_id)
+
+
+def _without(said: tuple[Message, ...], message: wire.Session) -> tuple[Message, ...]:
+    """What stays of a session. Thoughts are not in its messages."""
+    if message.keep_images is None:
+        return said
+    return drop_media(said, message.keep_images, approximate=message.approximate)

@@ -1,0 +1,129 @@
+"""Sessions over the socket, with both clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from edge_runtime import errors
+from edge_runtime.engine.dropping import older_than
+from edge_runtime.engine.session import SessionLimits, Sessions
+from edge_runtime.model.conversation import ImagePart
+from edge_runtime.serving.async_client import AsyncClient
+from edge_runtime.serving.client import Client
+from tests.serving.conftest import RunningServer
+
+Serve = Callable[..., RunningServer]
+
+
+def said(running: RunningServer) -> str:
+    """All that the last request said."""
+    return " ".join(
+        f"{message.role}:{getattr(part, 'text', '(picture)')}"
+        for message in running.engine.requests[-1].messages
+        for part in message.content
+    )
+
+
+def test_only_what_is_new_is_sent(serve: Serve) -> None:
+    running = serve()
+    with Client(running.address) as client, client.session(system="brief") as session:
+        assert session.ask("count 1", images=b"picture").text == "0 "
+        session.ask("count 2")
+        assert said(running) == "system:brief user:(picture) user:count 1 assistant:0  user:count 2"
+        fork = session.fork(1)
+        fork.ask("count 3")
+        assert said(running) == "system:brief user:(picture) user:count 1 assistant:0  user:count 3"
+        session.edit(0, "count 1")
+        session.regenerate()
+        assert said(running) == "system:brief user:count 1"
+        assert (session.state().num_turns, fork.state().num_turns) == (1, 2)
+    with pytest.raises(errors.UnknownSession), Client(running.address) as client:
+        client.session(session.session_id)
+
+
+def test_old_images_are_dropped(serve: Serve) -> None:
+    running = serve()
+    with Client(running.address) as client, client.session() as session:
+        for name in (b"one", b"two", b"three"):
+            session.ask("count 1", images=name)
+        assert session.drop(older_than(1), approximate=True).num_messages == 6
+        session.ask("count 1")
+        parts = [part for message in running.engine.requests[-1].messages for part in message.content]
+        assert [part.dropped for part in parts if isinstance(part, ImagePart)] == [1, 1, 0]
+        session.drop(images=older_than(1), reasoning=True)
+        session.drop(reasoning=True)
+        session.ask("count 2")
+        assert said(running).count("(picture)") == 1
+        with pytest.raises(errors.BadParameter, match="wanted older_than"):
+            session.drop(2)  # type: ignore[arg-type]
+
+
+def test_a_lost_connection_does_not_lose_a_session(serve: Serve) -> None:
+    running = serve()
+    with Client(running.address) as client:
+        session = client.session()
+        session.ask("count 1")
+        stream = session.generate("hold")
+        next(stream)
+    running.engine.wait_until_idle(2)
+    with Client(running.address) as client:
+        again = client.session(session.session_id)
+        again.ask("count 2")
+        assert said(running) == "user:count 1 assistant:0  user:count 2"
+
+
+def test_a_newer_request_can_supersede(serve: Serve) -> None:
+    running = serve()
+    with Client(running.address) as client, client.session() as session:
+        held = session.generate("hold")
+        next(held)
+        with pytest.raises(errors.SessionBusy):
+            session.ask("count 1")
+        session.ask("count 1", supersede=True)
+        with pytest.raises(errors.Cancelled, match="superseded"):
+            held.result  # noqa: B018
+
+
+def test_limits_and_salts_reach_the_caller(serve: Serve) -> None:
+    running = serve()
+    running.engine.sessions.limits = SessionLimits(max_sessions_per_client=1)
+    with Client(running.address) as client:
+        session = client.session(cache_salt="key")
+        with pytest.raises(errors.TooManySessions):
+            client.session()
+        with pytest.raises(errors.UnknownSession):
+            client.session(session.session_id)
+        session.ask("count 1")
+        assert running.engine.requests[-1].options.cache_salt == "key"
+        with pytest.raises(errors.BadParameter, match="cache_salt"):
+            session.ask("count 1", cache_salt="other")
+        with pytest.raises(errors.BadParameter, match="has its messages"):
+            client.session(session.session_id, system="new")
+        with pytest.raises(errors.BadParameter, match="there is no turn 7"):
+            session.edit(7, "x")
+
+
+def test_the_asyncio_client_has_them_too(serve: Serve) -> None:
+    running = serve()
+
+    async def talk() -> None:
+        async with AsyncClient(running.address) as client, await client.session(messages=["count 1"]) as session:
+            await session.regenerate()
+            await session.ask("count 2")
+            assert said(running) == "user:count 1 assistant:0  user:count 2"
+            fork = await session.fork()
+            await fork.edit(-1, "count 3")
+            assert said(running) == "user:count 1 assistant:0  user:count 3"
+            assert [delta.text async for delta in session.generate("count 1")] == ["0 "]
+            assert (await session.state()).num_turns == 3
+            await session.ask("count 1", images=b"picture")
+            assert (await session.drop(older_than(0))).num_turns == 4
+            await session.ask("count 2")
+            assert "picture" not in said(running)
+
+    asyncio.run(talk())
+    assert isinstance(running.engine.sessions, Sessions)
+    assert running.engine.sessions.num_sessions == 1  # the fork, which nobody closed
