@@ -153,7 +153,7 @@ class BundleRunner:
             short_ids=prompt.short_ids,
             salt=request.options.salt,
         )
-        log.drop_media()
+        log.drop_marked(prompt.thoughts)
         return log
 
     def forward(self, steps: Sequence[Step]) -> list[Logits | None]:

@@ -1,4 +1,4 @@
-"""What a session drops: images, first in its messages, then in the log of its tokens. Knows no cache.
+"""What a session drops: images and thoughts, first in its messages, then in the log of its tokens. Knows no cache.
 
 Exactly, the parts leave the messages, and it is as if they had never been said. Approximately they are marked and stay:
 the log is built with them, their tokens are taken out of it, and all others keep their positions (decision 71).
@@ -6,6 +6,7 @@ the log is built with them, their tokens are taken out of it, and all others kee
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,15 +31,21 @@ def older_than(num_kept: int) -> OlderThan:
     return OlderThan(num_kept)
 
 
-def drop_media(messages: Sequence[Message], num_kept: int, *, approximate: bool) -> tuple[Message, ...]:
-    """The messages without their images and videos but the last `num_kept`, or with those marked.
+def drop(
+    messages: Sequence[Message], num_kept: int | None, *, reasoning: bool = False, approximate: bool = False
+) -> tuple[Message, ...]:
+    """The messages without their images and videos but the last `num_kept`, or with those marked; None: all stay.
 
-    A message that loses nothing is the same object.
+    `reasoning`: the thought before the last answer is marked, too. Exactly there is nothing to do for it: a history has
+    no thoughts. A message that loses nothing is the same object.
     """
     media = [part for message in messages for part in message.content if not isinstance(part, TextPart)]
-    leaving = {id(part) for part in media[: max(0, len(media) - num_kept)]}
-    number = 1 + max((part.dropped for part in media), default=0)
-    return tuple(_without(message, leaving, number if approximate else None) for message in messages)
+    leaving = {id(part) for part in media[: 0 if num_kept is None else max(0, len(media) - num_kept)]}
+    number = 1 + max((one.dropped for one in (*media, *messages)), default=0) if approximate else None
+    without = [_without(message, leaving, number) for message in messages]
+    if reasoning and number is not None and without and without[-1].role == "assistant" and not without[-1].dropped:
+        without[-1] = Message("assistant", without[-1].content, number)
+    return tuple(without)
 
 
 def _without(message: Message, leaving: set[int], number: int | None) -> Message:
@@ -49,7 +56,7 @@ def _without(message: Message, leaving: set[int], number: int | None) -> Message
         elif number is not None:
             parts.append(part if part.dropped else _marked(part, number))
     is_same = len(parts) == len(message.content) and all(map(lambda a, b: a is b, parts, message.content))
-    return message if is_same else Message(message.role, parts)
+    return message if is_same else Message(message.role, parts, message.dropped)
 
 
 def _marked(part: ImagePart | VideoPart, number: int) -> Part:
@@ -67,6 +74,12 @@ class Gap:
     """The drop that they left in, from 1 on: those of a lower number had left before."""
     digest: bytes
     """Of all that they say."""
+
+    @classmethod
+    def of(cls, input_ids: NDArray[np.int64], start: int, stop: int, number: int, shows: bytes = b"") -> Gap:
+        """The tokens [start, stop) of `input_ids`; `shows`: what else they depend on."""
+        digest = hashlib.blake2b(input_ids[start:stop].tobytes() + shows, digest_size=16)
+        return cls(start, stop, number, digest.digest())
 
 
 def kept_tokens(num_tokens: int, gaps: Sequence[Gap]) -> NDArray[np.bool_]:

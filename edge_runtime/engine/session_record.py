@@ -51,6 +51,7 @@ class MessageRecord(msgspec.Struct, frozen=True):
 
     role: Role
     parts: tuple[PartRecord, ...]
+    dropped: _Index = 0
 
 
 class MediaRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -154,7 +155,9 @@ def message_records(
         frames = tuple(map(number, part.frames))
         return PartRecord(None, frames, part.timestamps_s, is_video=True, dropped=part.dropped)
 
-    records = tuple(MessageRecord(message.role, tuple(map(record, message.content))) for message in messages)
+    records = tuple(
+        MessageRecord(message.role, tuple(map(record, message.content)), message.dropped) for message in messages
+    )
     return records, tuple(pictures)
 
 
@@ -164,7 +167,8 @@ def messages_of(header: Header, read: Callable[[Piece], bytes]) -> tuple[Message
         raise SessionFileError(f"the saved session has more than {_MAX_PARTS} messages and parts; drop turns")
     pictures = [_picture(record, read(record.piece)) for record in header.pictures]
     return tuple(
-        Message(message.role, [_part(record, pictures) for record in message.parts]) for message in header.messages
+        Message(message.role, [_part(record, pictures) for record in message.parts], message.dropped)
+        for message in header.messages
     )
 
 

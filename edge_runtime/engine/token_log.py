@@ -20,6 +20,7 @@ from edge_runtime.engine.dropping import Gap, kept_tokens
 from edge_runtime.engine.events import ImageShape
 from edge_runtime.families.qwen3_vl.processor import VisionSpan
 from edge_runtime.model.kv_cache import RowSource
+from edge_runtime.model.thoughts import DroppedThought
 from edge_runtime.vision.encoder import Encoding, VisionFeatures
 from edge_runtime.vision.pending import PendingPixels
 from edge_runtime.vision.plan import VisionRun
@@ -68,10 +69,8 @@ class Media:
 
     def gap(self, input_ids: NDArray[np.int64]) -> Gap:
         """What it leaves in the log of `input_ids` when it is dropped."""
-        tokens = input_ids[self.span.start : self.span.stop]
-        digest = hashlib.blake2b(tokens.tobytes(), digest_size=_KEY_BYTES)
-        digest.update(repr((self.span.grid.rows, self.span.grid.columns)).encode() + self.source)
-        return Gap(self.span.start, self.span.stop, self.dropped, digest.digest())
+        shows = repr((self.span.grid.rows, self.span.grid.columns)).encode() + self.source
+        return Gap.of(input_ids, self.span.start, self.span.stop, self.dropped, shows)
 
 
 class TokenLog:
@@ -156,11 +155,12 @@ class TokenLog:
         """The first that is not encoded yet."""
         return next((media for media in self.media if media.run is not None), None)
 
-    def drop_media(self) -> None:
-        """Take out the tokens of images that are marked as dropped; see `drop`."""
+    def drop_marked(self, thoughts: Sequence[DroppedThought] = ()) -> None:
+        """Take out the tokens of images that are marked as dropped, and of thoughts; see `drop`."""
         gaps = [media.gap(self._ids) for media in self.media if media.dropped]
+        gaps += [Gap.of(self._ids, one.start, one.stop, one.number) for one in thoughts]
         if gaps:
-            self.drop(gaps)
+            self.drop(sorted(gaps, key=lambda gap: gap.start))
 
     def drop(self, gaps: Sequence[Gap]) -> None:
         """Take the tokens of `gaps`, in order, out of a prompt; all others, and all to come, keep their positions."""

@@ -61,7 +61,7 @@ def owned(message: Message) -> Message:
         raise PicturesNeeded.of(digests)  # a session keeps its pictures: what was computed of them may go
     if not any(isinstance(frame, np.ndarray) and frame.flags.writeable for frame in frames):
         return message
-    return Message(message.role, tuple(map(_own_part, message.content)))
+    return Message(message.role, tuple(map(_own_part, message.content)), message.dropped)
 
 
 def _frames(part: Part) -> tuple[Picture, ...]:

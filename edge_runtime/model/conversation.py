@@ -85,13 +85,16 @@ class Message:
 
     role: Role
     content: tuple[Part, ...]
+    dropped: int
+    """Of an answer: in which drop the thought before it has left, as `ImagePart.dropped`."""
 
-    def __init__(self, role: Role, content: str | Part | Iterable[str | Part]) -> None:
+    def __init__(self, role: Role, content: str | Part | Iterable[str | Part], dropped: int = 0) -> None:
         """A string stands for a `TextPart`, one part for a sequence of one. Raises `BadPrompt` for anything else."""
         parts = [content] if isinstance(content, (str, TextPart, ImagePart, VideoPart)) else content
         if not isinstance(parts, Iterable) or isinstance(parts, (bytes, Mapping)):
             raise BadPrompt(f"the content of a message is {_kind(content)}; wanted a string, or a list of parts")
         object.__setattr__(self, "role", role)
+        object.__setattr__(self, "dropped", dropped)
         object.__setattr__(self, "content", tuple(_part(part, number) for number, part in enumerate(parts, 1)))
 
 

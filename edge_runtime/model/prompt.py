@@ -21,6 +21,7 @@ from edge_runtime.model.control_tokens import ControlTokens, Shielded
 from edge_runtime.model.conversation import Message
 from edge_runtime.model.manifest import SpecialTokens
 from edge_runtime.model.template import ChatTemplate
+from edge_runtime.model.thoughts import DroppedThought
 from edge_runtime.model.tokenizer import Tokenizer
 
 
@@ -36,6 +37,8 @@ class TokenizedPrompt:
     """The same with one token per vision run."""
     starts_in_reasoning: bool
     """Whether the template left a `<think>` open for the answer."""
+    thoughts: tuple[DroppedThought, ...]
+    """Those in it that were dropped, which a history does not have."""
 
 
 class PromptBuilder:
@@ -46,7 +49,9 @@ class PromptBuilder:
         self._template = template
         self._special = special
         self._controls = ControlTokens(tokenizer.added_tokens)
-        self.answers = DrawnAnswers(tokenizer, special.eos)
+        start, end = special.think_start, special.think_end
+        think_ids = None if start is None or end is None else (start, end)
+        self.answers = DrawnAnswers(tokenizer, special.eos, think_ids)
         """Those in a history are tokenized as they were drawn."""
         self._image_pad = tokenizer.token_text(special.image_pad)
         self._video_pad = tokenizer.token_text(special.video_pad)
@@ -86,17 +91,20 @@ class PromptBuilder:
         ids = self._tokenizer.encode(
             self._expand(text, media), shielded.shields, add_special_tokens=not self._template.begins(text)
         )
-        ids = self.answers.restore(ids, salt)
+        ids, thoughts = self.answers.as_drawn(ids, salt, [message.dropped for message in messages])
         grids = [grid for placeholder in media for grid in placeholder.grids]
         is_pad = (ids == self._special.image_pad) | (ids == self._special.video_pad)
         counts = np.ones(len(ids), dtype=np.int64)
         counts[is_pad] = [grid.num_tokens for grid in grids]
-        starts = (np.cumsum(counts) - counts)[is_pad]
+        places = np.cumsum(counts) - counts
         return TokenizedPrompt(
             input_ids=np.repeat(ids, counts),
             short_ids=ids,
-            spans=tuple(VisionSpan(int(start), grid) for start, grid in zip(starts, grids, strict=True)),
+            spans=tuple(VisionSpan(int(start), grid) for start, grid in zip(places[is_pad], grids, strict=True)),
             starts_in_reasoning=thinks,
+            thoughts=tuple(
+                DroppedThought(int(places[one.start]), int(places[one.stop]), one.number) for one in thoughts
+            ),
         )
 
     def _refuse_placeholders(self, messages: Sequence[Message]) -> None:

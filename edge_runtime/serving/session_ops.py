@@ -6,12 +6,11 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from pathlib import Path
 
-from edge_runtime.engine.dropping import drop_media
+from edge_runtime.engine.dropping import drop
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.session_files import Call, SessionFiles
 from edge_runtime.engine.session_jobs import SessionJobs
 from edge_runtime.engine.session_state import SessionState
-from edge_runtime.model.conversation import Message
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.conversion import messages_from_wire, session_to_wire
 from edge_runtime.serving.session_paths import session_path
@@ -50,7 +49,10 @@ class SessionOps:
             case "state":
                 state = sessions.state(message.session, salt)
             case "drop":
-                state = sessions.change(message.session, lambda said: _without(said, message), salt)
+                lighter = partial(
+                    drop, num_kept=message.keep_images, reasoning=message.reasoning, approximate=message.approximate
+                )
+                state = sessions.change(message.session, lighter, salt)
             case "close":
                 state = sessions.state(message.session, salt)
                 sessions.close(message.session, salt)
@@ -62,10 +64,3 @@ class SessionOps:
                 place = session_path(message.path, self._address, self._folder)
                 return partial(self.files.restore, place.path, salt, client=client, is_ours=place.is_ours)
         return session_to_wire(state, message.request_id)
-
-
-def _without(said: tuple[Message, ...], message: wire.Session) -> tuple[Message, ...]:
-    """What stays of a session. Thoughts are not in its messages."""
-    if message.keep_images is None:
-        return said
-    return drop_media(said, message.keep_images, approximate=message.approximate)

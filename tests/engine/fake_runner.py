@@ -164,7 +164,7 @@ class FakeRunner:
         if "refuse" in text:
             raise BadPrompt("refused")
         log = FakeLog(request.request_id, text, np.array(ids, dtype=np.int64), media, request.options.salt)
-        log.drop_media()
+        log.drop_marked()
         return log
 
     def start(self, log: FakeLog) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_runtime.engine.dropping import drop_media, older_than
+from edge_runtime.engine.dropping import drop, older_than
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Finished
 from edge_runtime.engine.request import GenerationRequest, SessionTurn
@@ -51,7 +51,7 @@ class Chatting:
         return last_of(by_request(events), str(self.number))
 
     def drop(self, session_id: str, num_kept: int, *, approximate: bool = True) -> None:
-        self.sessions.change(session_id, lambda said: drop_media(said, num_kept, approximate=approximate))
+        self.sessions.change(session_id, lambda said: drop(said, num_kept, approximate=approximate))
 
     def keys(self, messages: tuple[Message, ...]) -> list[bytes]:
         log = self.runner.prepare(GenerationRequest("k", messages), CancelToken())
@@ -76,18 +76,18 @@ def said(*content: str | bytes) -> tuple[Message, ...]:
 def test_exactly_the_parts_leave_and_approximately_they_are_marked() -> None:
     video = Message("user", [VideoPart((b"f", b"g"), (0.0, 1.0)), TextPart("clip")])
     messages = (*said("hi", b"one"), video, *said(b"two", b"three"))
-    assert parts(drop_media(messages, 2, approximate=False)) == [("hi", 0), ("clip", 0), (b"two", 0), (b"three", 0)]
-    once = drop_media(messages, 3, approximate=True)
+    assert parts(drop(messages, 2, approximate=False)) == [("hi", 0), ("clip", 0), (b"two", 0), (b"three", 0)]
+    once = drop(messages, 3, approximate=True)
     assert parts(once) == [("hi", 0), (b"one", 1), ("video", 0), ("clip", 0), (b"two", 0), (b"three", 0)]
-    twice = drop_media(once, 1, approximate=True)
+    twice = drop(once, 1, approximate=True)
     assert [number for _, number in parts(twice)] == [0, 1, 2, 0, 2, 0]
-    assert drop_media(twice, 1, approximate=True) == twice
-    assert parts(drop_media(twice, 1, approximate=False)) == [("hi", 0), ("clip", 0), (b"three", 0)]
+    assert drop(twice, 1, approximate=True) == twice
+    assert parts(drop(twice, 1, approximate=False)) == [("hi", 0), ("clip", 0), (b"three", 0)]
 
 
 def test_messages_that_lose_nothing_are_the_same_objects() -> None:
     messages = said("hi", b"one", b"two")
-    changed = drop_media(messages, 1, approximate=True)
+    changed = drop(messages, 1, approximate=True)
     assert [a is b for a, b in zip(messages, changed, strict=True)] == [True, False, True]
 
 
@@ -164,7 +164,7 @@ def test_a_log_with_gaps_shares_keys_with_others_up_to_the_first_gap_only() -> N
     chatting = Chatting()
     messages = said("beginning", b"one", "mid" * 4, b"two", "the end of it all" * 2)
     whole, exact = chatting.keys(messages), chatting.keys(said("beginning", "mid" * 4, "the end of it all" * 2))
-    first, both = (chatting.keys(drop_media(messages, number, approximate=True)) for number in (1, 0))
+    first, both = (chatting.keys(drop(messages, number, approximate=True)) for number in (1, 0))
     num_before = len("beginning") // BLOCK
     assert whole[:num_before] == exact[:num_before] == first[:num_before] == both[:num_before]
     behind = [set(keys[num_before:]) for keys in (whole, exact, first, both)]
@@ -172,7 +172,7 @@ def test_a_log_with_gaps_shares_keys_with_others_up_to_the_first_gap_only() -> N
     until_second_gap = (len("beginning") + len("mid" * 4)) // BLOCK
     assert first[:until_second_gap] == both[:until_second_gap]
     assert not set(first[until_second_gap:]) & set(both[until_second_gap:])
-    others = drop_media(said("beginning", b"other", "mid" * 4, b"two", "the end of it all" * 2), 0, approximate=True)
+    others = drop(said("beginning", b"other", "mid" * 4, b"two", "the end of it all" * 2), 0, approximate=True)
     assert not set(chatting.keys(others)[num_before:]) & set(both)
 
 
@@ -182,7 +182,7 @@ def test_what_stays_keeps_its_positions_and_so_does_what_comes() -> None:
     whole = chatting.runner.prepare(GenerationRequest("k", messages), CancelToken())
     count = len(whole)
     whole._position_ids = np.stack([np.arange(count) + 10 * axis for axis in range(3)])
-    marked = drop_media(drop_media(messages, 2, approximate=True), 1, approximate=True)
+    marked = drop(drop(messages, 2, approximate=True), 1, approximate=True)
     for part, media in zip(
         (p for m in marked for p in m.content if isinstance(p, ImagePart)), whole.media, strict=True
     ):
@@ -191,7 +191,7 @@ def test_what_stays_keeps_its_positions_and_so_does_what_comes() -> None:
     kept = np.flatnonzero(
         [not any(m.dropped and m.span.start <= i < m.span.stop for m in whole.media) for i in range(count)]
     )
-    whole.drop_media()
+    whole.drop_marked()
     assert len(whole) == whole.num_prompt == len(kept) == count - 2 * TOKENS_PER_IMAGE
     assert whole.ids(0, count).tolist() == ids[kept].tolist()
     assert whole.position_ids(0, len(whole)).tolist() == positions[:, kept].tolist()

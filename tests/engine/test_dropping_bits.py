@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,15 @@ import pytest
 from edge_kernels.library import KernelLibrary
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.engine.bundle_runner import BundleRunner
-from edge_runtime.engine.dropping import drop_media
+from edge_runtime.engine.dropping import drop
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Failed, Finished
+from edge_runtime.engine.model_runner import Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.token_log import TokenLog
 from edge_runtime.model.contiguous_kv_cache import ContiguousLease
 from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
-from edge_runtime.model.decoder import PortableDecoder
+from edge_runtime.model.decoder import Logits, PortableDecoder
 from edge_runtime.model.graph import Array
 from edge_runtime.model.kv_cache import KVLease
 from edge_runtime.model.paged_kv_cache import PagedLease
@@ -104,7 +106,7 @@ def test_rows_that_stay_are_those_before_and_nothing_else_is_computed(
     before = found(engine, whole)
     marked = messages
     for num_kept in (2, 1, 0):
-        marked = drop_media(marked, num_kept, approximate=True)
+        marked = drop(marked, num_kept, approximate=True)
         log = log_of(engine, (*marked, NEXT))
         kept = np.setdiff1d(
             np.arange(len(whole)),
@@ -132,11 +134,11 @@ def test_what_is_no_more_in_the_cache_is_computed_with_its_gaps(
     """Then nothing that was computed with the images in view is left, and their vision does not run."""
     messages, _ = said(engine_for(flavour, bundles, kernel_library))
     engine = engine_for(flavour, bundles, kernel_library)
-    first = ask(engine, (*drop_media(messages, 0, approximate=True), NEXT))
+    first = ask(engine, (*drop(messages, 0, approximate=True), NEXT))
     assert (first.timings.cached_tokens, first.timings.vision_ms, first.timings.decode_image_ms) == (0, 0, 0)
     assert (first.timings.image_tokens, first.images) == (0, ())
-    exact = ask(engine, (*drop_media(messages, 0, approximate=False), NEXT))
-    again = ask(engine, (*drop_media(messages, 0, approximate=True), NEXT))
+    exact = ask(engine, (*drop(messages, 0, approximate=False), NEXT))
+    again = ask(engine, (*drop(messages, 0, approximate=True), NEXT))
     assert exact.timings.cached_tokens <= engine._runner.kv_cache.block_size
     assert again.token_ids == first.token_ids
 
@@ -146,7 +148,7 @@ def test_portable_moves_rows_where_there_is_no_room_for_both(
 ) -> None:
     roomy = engine_for("portable", bundles, kernel_library)
     messages, answer = said(roomy)
-    marked = drop_media(messages, 1, approximate=True)
+    marked = drop(messages, 1, approximate=True)
     expected = ask(roomy, (*marked, NEXT))
     room = answer.timings.prompt_tokens + 40
     engine = engine_for("portable", bundles, kernel_library, cache_tokens=room)
@@ -165,4 +167,76 @@ def test_a_dropped_image_needs_no_room_in_the_context(
     messages = tuple(Message("user", [ImagePart(screen), TextPart(str(number))]) for number in range(7))
     num_tokens = len(log_of(engine, messages[:1]))
     assert num_tokens * 7 > 2048 > num_tokens * 2
-    assert ask(engine, drop_media(messages, 1, approximate=True)).timings.prompt_tokens < 2 * num_tokens
+    assert ask(engine, drop(messages, 1, approximate=True)).timings.prompt_tokens < 2 * num_tokens
+
+
+def think(engine: Engine, messages: tuple[Message, ...], drawn: list[int]) -> Finished:
+    """The answer in which `drawn` comes, and then the end."""
+    runner = engine._runner
+    forward, left = runner.forward, iter([*drawn, max(runner.eos_token_ids)])
+
+    def forced(steps: Sequence[Step]) -> list[Logits | None]:
+        results = forward(steps)
+        if results[0] is None:
+            return results
+        row = np.zeros((1, results[0].rows.shape[1]), dtype=np.float32)
+        row[0, next(left)] = 1
+        return [Logits(row)]
+
+    runner.forward = forced  # type: ignore[method-assign]
+    try:
+        request = GenerationRequest("r", messages, max_tokens=500, enable_thinking=True)
+        *_, last = engine.generate(request)
+    finally:
+        runner.forward = forward  # type: ignore[method-assign]
+    assert isinstance(last, Finished), last
+    return last
+
+
+@FLAVOURS
+def test_a_thought_leaves_and_what_was_said_behind_it_stays(
+    flavour: str, bundles: tuple[Path, Path], kernel_library: KernelLibrary
+) -> None:
+    engine = engine_for(flavour, bundles, kernel_library)
+    runner = engine._runner
+    assert isinstance(runner, BundleRunner)
+    assert runner.think_token_ids is not None
+    write = runner._tokenizer.encode
+    block_size = runner.kv_cache.block_size
+    asked: tuple[Message, ...] = (Message("user", [ImagePart(SCREENS[0]), TextPart("what is it?")]),)
+    for turn in range(2):
+        thought, said_ids = (
+            write(text * 40, {}, add_special_tokens=False).tolist() for text in (f" hm{turn}", f" it{turn}")
+        )
+        newlines = write("\n\n", {}, add_special_tokens=False).tolist()
+        answer = think(engine, asked, [*thought, runner.think_token_ids[1], *newlines, *said_ids])
+        assert answer.reasoning
+        assert answer.text == f" it{turn}" * 40
+        past = (*asked, Message("assistant", answer.text, 0))
+        dropped = drop(past, None, reasoning=True, approximate=True)
+        assert drop(past, None, reasoning=True) == past
+        assert [message.dropped for message in dropped if message.role == "assistant"] == list(range(1, turn + 2))
+        log, exact = log_of(engine, (*dropped, NEXT)), log_of(engine, (*past, NEXT))
+        assert exact.input_ids.tolist() == [*log.input_ids] or turn  # what is left says what the template says
+        assert log.rope_delta - log_of(engine, (*asked, NEXT)).rope_delta >= len(thought)
+        num_new = log.num_prompt - (answer.timings.prompt_tokens + answer.timings.output_tokens - len(thought)) + 4
+        rows = found(engine, log)
+        assert len(rows[0]) >= log.num_prompt - num_new - block_size
+        behind = log.num_prompt - len(write("and what now?", {}, add_special_tokens=False)) - len(said_ids)
+        assert len(rows[0]) > behind  # not only what comes before the answer
+        asked = (*dropped, NEXT)
+    prompt = runner.prepare(GenerationRequest("r", asked))
+    assert len(runner.answers.spans(prompt.short_ids)) == 2  # for who saves them
+    fresh = engine_for(flavour, bundles, kernel_library)  # which has never drawn it
+    plain = tuple(Message(message.role, message.content) for message in asked)
+    assert log_of(fresh, asked).input_ids.tolist() == log_of(fresh, plain).input_ids.tolist()
+
+
+def test_only_a_thought_that_was_drawn_is_put_back(bundles: tuple[Path, Path], kernel_library: KernelLibrary) -> None:
+    """What a text says about thoughts is text, whatever the marks."""
+    engine = engine_for("edge fp32", bundles, kernel_library)
+    first = Message("user", "hi")
+    spelled = Message("assistant", "<think>\nsecret</think>\n\nhello", 1)
+    log, unmarked = (log_of(engine, (first, said, NEXT)) for said in (spelled, Message("assistant", spelled.content)))
+    assert log.input_ids.tolist() == unmarked.input_ids.tolist()
+    assert log.rope_delta == unmarked.rope_delta == 0

@@ -1,12 +1,14 @@
 """Ten thousand operations on sessions of a real (tiny) bundle, with a cache that is much too small for them.
 
-Whatever was asked, edited, forked, dropped, cancelled and pushed out before: an answer has the tokens and the bits that
-an engine which finds nothing again gives, and when nothing runs nothing is held.
+Whatever was asked, edited, forked, dropped, saved, restored, cancelled and pushed out before: an answer has the tokens
+and the bits that an engine which finds nothing again gives, and when nothing runs nothing is held. (What was dropped
+approximately is answered otherwise, so of that only the second is checked.)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,13 @@ from hypothesis import strategies as st
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
+from edge_runtime.engine.dropping import drop_media
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Delta, Event, Finished, TokenLogprob
 from edge_runtime.engine.request import GenerationRequest, SessionTurn
-from edge_runtime.engine.session import SessionLimits, Sessions
+from edge_runtime.engine.session import Sessions
+from edge_runtime.engine.session_files import SessionFiles
+from edge_runtime.engine.session_state import SessionLimits
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import Cancelled, EdgeError
 from edge_runtime.model.bundle import open_bundle
@@ -41,6 +46,8 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("again"), pick, pick),
     st.tuples(st.just("fork"), pick, pick),
     st.tuples(st.just("drop"), pick, pick),
+    st.tuples(st.just("forget"), pick, pick),
+    st.tuples(st.just("save"), pick, pick),
     st.tuples(st.just("cancel"), pick, pick),
     st.tuples(st.just("supersede"), pick, pick),
     st.tuples(st.just("together"), pick, pick),
@@ -57,6 +64,7 @@ class World:
     engine: Engine
     cold: Engine
     sessions: list[str]
+    folder: Path
     number: int = 0
 
     def submit(self, messages: tuple[Message, ...], place: SessionTurn | None) -> GenerationRequest:
@@ -70,8 +78,7 @@ class World:
         messages = (Message("user", parts),) if parts else ()
         self.submit(messages, SessionTurn(session_id, turn))
         self.settle()
-        *history, _ = self.engine.sessions.messages(session_id)
-        self.compare(tuple(history), self.answers[f"r{self.number}"])
+        self.compare(session_id, self.answers[f"r{self.number}"])
 
     def settle(self) -> None:
         """Run until nothing is left to do."""
@@ -80,8 +87,12 @@ class World:
             events += self.engine.step()
         self.answers = answers_of(events)
 
-    def compare(self, history: tuple[Message, ...], answer: Answer) -> None:
-        request = GenerationRequest("cold", history, max_tokens=4, num_logprobs=1)
+    def compare(self, session_id: str, answer: Answer) -> None:
+        session = self.engine.sessions._sessions[session_id]
+        if any(getattr(part, "dropped", 0) for message in session.messages for part in message.content):
+            return
+        history, salt = session.messages[:-1], session.key_salt or ""
+        request = GenerationRequest("cold", history, max_tokens=4, num_logprobs=1, cache_salt=salt)
         expected = answers_of(list(self.cold.generate(request)))["cold"]
         assert answer == expected
 
@@ -134,14 +145,18 @@ def engines(tiny_bundle_edge: Path, kernel_library: KernelLibrary) -> tuple[Bund
     return runner, Engine(runner, few), Engine(cold, few)
 
 
+@pytest.mark.timeout(1800)  # a minute or two, on two cores that do nothing else
 @settings(max_examples=NUM_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(st.lists(OPERATIONS, min_size=NUM_OPERATIONS, max_size=NUM_OPERATIONS))
 def test_no_history_of_operations_changes_an_answer(
-    engines: tuple[BundleRunner, Engine, Engine], operations: list[tuple[str, int, int]]
+    engines: tuple[BundleRunner, Engine, Engine],
+    tmp_path_factory: pytest.TempPathFactory,
+    operations: list[tuple[str, int, int]],
 ) -> None:
     runner, engine, cold = engines
     engine.sessions = Sessions(SessionLimits(max_sessions=6, max_bytes=SESSION_BYTES))
-    world = World(runner, engine, cold, [])
+    engine.saving.sessions = engine.sessions
+    world = World(runner, engine, cold, [], tmp_path_factory.getbasetemp() / "saved-session")
     for verb, first, second in operations:
         if not world.sessions:
             world.sessions.append(engine.sessions.open((Message("system", "you are an agent " * 5),)).session_id)
@@ -177,6 +192,12 @@ def carry_out(  # noqa: PLR0912 - one case for each verb
             world.sessions.append(sessions.fork(session_id, number % turns if turns else None).session_id)
         case "drop":
             sessions.change(session_id, without_pictures)
+        case "forget":
+            sessions.change(session_id, partial(drop_media, num_kept=1, approximate=True))
+        case "save":
+            files = SessionFiles(world.engine.saving)
+            files.save(session_id, world.folder)
+            world.sessions.append(files.restore(world.folder).session_id)
         case "cancel" | "supersede":
             place = SessionTurn(session_id)
             stopped = world.submit((Message("user", [screen, question]),), place)
@@ -192,7 +213,7 @@ def carry_out(  # noqa: PLR0912 - one case for each verb
                      for one in world.sessions[:3]}  # fmt: skip
             world.settle()
             for request_id, one in asked.items():
-                world.compare(sessions.messages(one)[:-1], world.answers[request_id])
+                world.compare(one, world.answers[request_id])
         case "crowd":  # a long chat of somebody else pushes the others' blocks out
             world.submit((Message("user", f"{number} " * (CONTEXT // 3)),), None)
             world.settle()

@@ -12,7 +12,7 @@ import pytest
 from edge_kernels.library import KernelLibrary
 from edge_runtime.devices.profile import KVDtype
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
-from edge_runtime.engine.dropping import drop_media
+from edge_runtime.engine.dropping import drop
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Delta, Failed, Finished, TokenLogprob
 from edge_runtime.engine.request import GenerationRequest, SessionTurn
@@ -118,7 +118,7 @@ def test_what_was_dropped_approximately_stays_so(fresh: Callable[[], Engine], tm
     """Where nobody has asked anything since, its rows are still among those of the whole log."""
     engine = fresh()
     session = conversation(engine)
-    engine.sessions.change(session, lambda said: drop_media(said, 1, approximate=True))
+    engine.sessions.change(session, lambda said: drop(said, 1, approximate=True))
     if asks_first:
         ask(engine, session, "well?")
     files_of(engine).save(session, tmp_path / "chat")

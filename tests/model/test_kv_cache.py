@@ -4,6 +4,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.errors import InternalError
 from edge_runtime.model.contiguous_kv_cache import ContiguousKVCache
+from edge_runtime.model.kv_cache import RowSource
 
 
 def cache_of(max_tokens: int, block_size: int = 4) -> ContiguousKVCache[bytearray]:
@@ -175,3 +176,42 @@ def test_what_is_committed_is_not_cut_and_what_is_not_in_is_not_committed() -> N
     lease.truncate(4)
     with pytest.raises(InternalError, match="is committed"):
         lease.truncate(3)
+
+
+def source(keys: tuple[bytes, ...], *rows: int) -> RowSource:
+    return RowSource(keys, np.array(rows, dtype=np.int64))
+
+
+def numbered(cache: ContiguousKVCache[bytearray], num_tokens: int) -> bytearray:
+    """A chat whose bytes count up; its buffers."""
+    buffers = filled(cache, num_tokens, KEYS)
+    buffers[:] = bytes(range(num_tokens))
+    return buffers
+
+
+ROWS = (0, 1, 4, 5, 9, 11, 13)
+
+
+@pytest.mark.parametrize(("room", "is_moved"), [(100, False), (20, True)])
+def test_rows_of_another_past_are_copied_or_without_room_for_both_moved(room: int, *, is_moved: bool) -> None:
+    cache = cache_of(room)
+    old = numbered(cache, 20)
+    lease = cache.lease(16, (b"a2", b"b2", b"c2"), [source((b"x",), 1), source(KEYS, *ROWS)])
+    assert lease is not None
+    assert (lease.buffers is old) == is_moved
+    assert lease.buffers[:6] == bytes(row for row in ROWS if row < 12)  # row 13 was never committed
+    assert (lease.num_reused, lease.length, lease.num_committed) == (6, 6, 1)
+    assert cache.free_tokens == room - lease.capacity
+    lease.free()
+    assert cache.free_tokens == room
+    again = cache.lease(16, (b"a2", b"b2"))
+    assert again is not None
+    assert again.num_reused == 4
+
+
+def test_a_source_that_has_no_more_than_the_keys_is_left_alone() -> None:
+    cache = cache_of(100)
+    numbered(cache, 20)
+    lease = cache.lease(30, KEYS[:2], [source(KEYS, 0, 1, 2, 3, 8, 9)])
+    assert lease is not None
+    assert lease.buffers[:8] == bytes(range(8))

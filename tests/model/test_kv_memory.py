@@ -114,3 +114,20 @@ def test_a_chat_goes_on_from_blocks_that_another_has_written(
     assert whole is not None
     assert again is not None
     assert np.array_equal(whole.rows, again.rows)
+
+
+@pytest.mark.parametrize("is_other", [False, True])
+def test_rows_are_copied_wherever_they_lie(*, is_other: bool) -> None:
+    """Over the ends of blocks, past gaps, and down within one memory."""
+    memory = filled(6)
+    target = KVMemory(ROWS, num_heads=2, num_blocks=1, block_size=48) if is_other else memory
+    before = [np.moveaxis(array, 1, 2).reshape(48, 2, *array.shape[3:]).copy() for array in memory.arrays.values()]
+    sources = np.array([2, 3, 7, 8, 9, 20, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 40])
+    targets = np.arange(1, 1 + len(sources))
+    memory.copy_rows(sources, targets, into=target)
+    memory.copy_rows(sources[:0], targets[:0])
+    for array, old in zip(target.arrays.values(), before, strict=True):
+        rows = np.moveaxis(array, 1, 2).reshape(48, 2, *array.shape[3:])
+        assert np.array_equal(rows[targets], old[sources])
+    with pytest.raises(InternalError, match="of block 6"):
+        memory.copy_rows(np.array([48]), np.array([0]))

@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from edge_runtime.errors import InternalError
+from edge_runtime.model.kv_cache import RowSource
 from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
 
 
@@ -178,3 +181,53 @@ def test_a_key_is_for_one_block() -> None:
         lease.commit((b"a",))
         lease.free()
     assert (cache.kept_tokens, cache.free_tokens) == (16, 64)
+
+
+def paged_rows(cache: PagedKVCache) -> list[int]:
+    """A row per token, that `copy_rows` moves."""
+    rows = list(range(cache.max_tokens))
+
+    def copy_rows(sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
+        for source, target in zip(sources.tolist(), targets.tolist(), strict=True):
+            rows[target] = rows[source]
+
+    cache.copy_rows = copy_rows
+    return rows
+
+
+def test_rows_of_another_past_are_copied_behind_the_blocks_that_are_shared() -> None:
+    cache = PagedKVCache(64, block_size=4)
+    rows = paged_rows(cache)
+    first = cache.lease(12)
+    assert first is not None
+    first.extend(12)
+    first.commit([b"a", b"b", b"c"])
+    old = [int(block) * 4 + place for block in first.block_ids for place in range(4)]
+    first.free()
+    wanted = np.array([0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12], dtype=np.int64)
+    lease = cache.lease(14, [b"a", b"b2", b"c2"], [RowSource([b"a", b"b", b"c"], wanted)])
+    assert lease is not None
+    mine = [rows[int(block) * 4 + place] for block in lease.block_ids for place in range(4)][: lease.length]
+    assert mine == [old[index] for index in wanted[:10]]
+    assert (lease.num_reused, lease.num_committed) == (10, 2)
+    assert lease.block_ids[0] == old[0] // 4
+    assert cache.free_tokens == 64 - 16
+    other = cache.lease(9, [b"a", b"b2"])
+    assert other is not None
+    assert other.block_ids[:2].tolist() == lease.block_ids[:2].tolist()
+    lease.free()
+    other.free()
+    assert cache.free_tokens == 64
+    assert not cache._references.any()
+
+
+def test_rows_are_not_copied_where_there_is_no_room_for_both() -> None:
+    cache = PagedKVCache(16, block_size=4)  # and without a memory: copying would raise
+    first = cache.lease(12)
+    assert first is not None
+    first.extend(12)
+    first.commit([b"a", b"b", b"c"])
+    first.free()
+    lease = cache.lease(12, [b"a2"], [RowSource([b"a", b"b", b"c"], np.arange(1, 12))])
+    assert lease is not None
+    assert (lease.num_reused, cache.free_tokens) == (0, 4)

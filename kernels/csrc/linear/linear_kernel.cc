@@ -52,8 +52,8 @@ struct Factors<S, kGroups, true> {
 // Two integer chains for each accumulator hide the latency of the multiply where there are few accumulators.
 constexpr bool has_two_chains(int rows, int groups) { return rows * groups <= 4; }
 
-// Rows that fit one tile are bound by reading the weights, each of which is read once: kOnce. They are prefetched past
-// the second cache level, which they would only sweep.
+// Few rows are bound by reading the weights, each of which is read once: kOnce. They are prefetched past the second cache
+// level, which they would only sweep.
 constexpr int64_t kPrefetchBytes = 2048;
 constexpr int64_t kPrefetchScales = 256;
 // A row alone reads groups up to this size one after the other, larger ones side by side (docs/decisions/0033).
@@ -210,8 +210,8 @@ void finished_tile(const LinearWeights& weights, const QuantizedRows& x, const L
   }
 }
 
-// `count` rows, at most S::kTileRows, as one tile.
-template <class S, int kBits, int kGroups, bool kOnce, int kRows = S::kTileRows>
+// `count` rows, at most S::kTileRows, or S::kOnceRows, as one tile.
+template <class S, int kBits, int kGroups, bool kOnce, int kRows = kOnce ? S::kOnceRows : S::kTileRows>
 void few_rows(const LinearWeights& weights, const QuantizedRows& x, const LinearOutput& out, int64_t row, int64_t count,
               int64_t group) {
   if (count == kRows) return finished_tile<S, kBits, kRows, kGroups, kOnce>(weights, x, out, row, group);
@@ -222,7 +222,7 @@ template <class S, int kBits, int kGroups>
 void all_rows(const LinearWeights& weights, const QuantizedRows& x, const LinearOutput& out, int64_t row_begin,
               int64_t row_end, int64_t group) {
   const int64_t rows = row_end - row_begin;
-  if (rows <= S::kTileRows) return few_rows<S, kBits, kGroups, true>(weights, x, out, row_begin, rows, group);
+  if (rows <= S::kOnceRows) return few_rows<S, kBits, kGroups, true>(weights, x, out, row_begin, rows, group);
   for (int64_t row = row_begin; row < row_end; row += S::kTileRows) {
     const int64_t left = row_end - row;
     few_rows<S, kBits, kGroups, false>(weights, x, out, row, left < S::kTileRows ? left : S::kTileRows, group);

@@ -26,6 +26,7 @@ struct Avx2 {
   };
   static constexpr int kTileRows = 4;  // 16 registers: the float accumulators live in the first cache level
   static constexpr int kTileGroups = 1;
+  static constexpr int kOnceRows = 4;
   static constexpr int kGridRows = 6;
   static constexpr int kGridGroups = 1;
   static constexpr int kInt8Zero = 0;

@@ -19,6 +19,7 @@ struct Avx512Vnni {
   };
   static constexpr int kTileRows = 6;  // 6 rows x 2 groups: 12 integer and 12 float accumulators of 32 registers
   static constexpr int kTileGroups = 2;
+  static constexpr int kOnceRows = 8;  // what is over goes to the stack, which costs less than a second pass
   static constexpr int kGridRows = 6;  // 6 rows x 4 groups: 24 accumulators
   static constexpr int kGridGroups = 4;
   static constexpr int kInt8Zero = 128;

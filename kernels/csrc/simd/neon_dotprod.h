@@ -25,6 +25,7 @@ struct NeonDotprod {
   };
   static constexpr int kTileRows = 4;  // 16 of 32 registers; the float accumulators live in the first cache level
   static constexpr int kTileGroups = 1;
+  static constexpr int kOnceRows = 4;
   static constexpr int kGridRows = 6;
   static constexpr int kGridGroups = 1;
   static constexpr int kInt8Zero = 0;

@@ -9,6 +9,7 @@
 //   kBf16         whether Pairs, load_pairs, store_pairs, store_bf16 and dot_pairs exist (simd/avx512_bf16.h)
 //   kAddsExponents  whether adding to exponents is better than multiplying, so that bits and from_bits exist
 //   kTileRows x kTileGroups   tile of Linear (an integer and a float accumulator each) that fits the registers
+//   kOnceRows     rows of a Linear that multiply all weights as one tile, as they are read once: kTileRows or more
 //   kGridRows x kGridGroups   tile of attention (one accumulator each) that fits the registers
 //   prefetch, prefetch_once   start reading a line into all cache levels; into the first one only, if read just once
 //   load_first, store_first   the first n of sixteen lanes, zeros beyond; n may be larger than 16
@@ -41,6 +42,7 @@ struct Scalar {
     uint8_t low[64], high[64];
   };
   static constexpr int kTileRows = 2;
+  static constexpr int kOnceRows = 2;
   static constexpr int kTileGroups = 1;
   static constexpr int kGridRows = 2;
   static constexpr int kGridGroups = 1;
