@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_MAX_PIECE_TOKENS = 64
 _NEXT = Message("user", "?")
 """Stands for the next question: some templates treat the last answer of a chat in another way than those before it."""
 
@@ -54,6 +56,11 @@ class Saving:
         return self._runner.kv_cache.block_size
 
     @property
+    def piece_tokens(self) -> int:
+        """Tokens that are saved or loaded at a time: a few megabytes of a large model."""
+        return math.gcd(self.block_size, _MAX_PIECE_TOKENS)
+
+    @property
     def token_bytes(self) -> int:
         """Keys and values of a token."""
         return self._runner.kv_bytes_per_token
@@ -70,7 +77,7 @@ class Saving:
             request = GenerationRequest("session", (*state.messages, _NEXT), cache_salt=salt)
             return self._runner.prepare(request, CancelToken())
         except EdgeError as error:
-            _log.info("nothing that was computed of a session is saved: %s", error)
+            _log.info("what was computed of a session is not saved or restored: %s", error)
             return None
 
     def answers(self, log: TokenLog) -> list[tuple[int, int]]:
@@ -140,13 +147,13 @@ class Saving:
         self._scheduler.lent.append(lease)
         return lease, num_tokens
 
-    def dump(self, lease: KVLease, index: int, num_tokens: int) -> bytes:
-        """The first tokens of a block of those that are held."""
-        return self._runner.kv_blocks.dump(lease, index, num_tokens)
+    def dump(self, lease: KVLease, start: int, num_tokens: int) -> bytes:
+        """Up to `piece_tokens` of the tokens that are held."""
+        return self._runner.kv_blocks.dump(lease, start, num_tokens)
 
-    def load(self, lease: KVLease, index: int, num_tokens: int, saved: bytes) -> None:
-        """Fill the first tokens of a block of those that were leased."""
-        self._runner.kv_blocks.load(lease, index, num_tokens, saved)
+    def load(self, lease: KVLease, start: int, num_tokens: int, saved: bytes) -> None:
+        """Fill the room of up to `piece_tokens` tokens that was leased."""
+        self._runner.kv_blocks.load(lease, start, num_tokens, saved)
 
     def publish(self, log: TokenLog, lease: KVLease, num_tokens: int) -> None:
         """Let others find what was leased: it holds the first tokens of `log` now."""

@@ -175,11 +175,12 @@ def reading(path: Path) -> Iterator[SessionFileReader]:
 
 @contextmanager
 def _explained(path: Path, what: str) -> Iterator[None]:
+    if "\0" in str(path):
+        raise SessionFileError(f"{str(path)!r} cannot be {what}: no name has a NUL in it")
     try:
         yield
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SessionFileError(f"{str(path)!r} cannot be {what}: {reason}") from error
+    except OSError as error:
+        raise SessionFileError(f"{str(path)!r} cannot be {what}: {error.strerror}") from error
 
 
 def _open_partial(partial: Path) -> BinaryIO:
@@ -190,6 +191,8 @@ def _open_partial(partial: Path) -> BinaryIO:
         ours, there = os.fstat(descriptor), os.lstat(partial)
         if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino) or ours.st_nlink != 1:
             raise OSError(errno.EBUSY, "another process is saving to it")
+        if ours.st_uid != os.geteuid():  # who made it could read what is written
+            raise OSError(errno.EPERM, f"{partial} belongs to another user")
         os.fchmod(descriptor, 0o600)
         os.ftruncate(descriptor, 0)
         return os.fdopen(descriptor, "wb")

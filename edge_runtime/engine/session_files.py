@@ -129,7 +129,8 @@ class SessionFiles:
         with reading(path) as reader:
             header = self._header(reader, path)
             self._restore(reader, header, is_ours=True, idle_s=_idle_s(header), max_blocks=max_blocks)
-            return 0 if header.log is None else min(max_blocks, len(header.log.blocks))
+            num_tokens = 0 if header.log is None else len(header.log.pieces) * header.log.piece_tokens
+            return min(max_blocks, -(-num_tokens // self._saving.block_size))
 
     # ---- how -------------------------------------------------------------------------------------------------
 
@@ -151,10 +152,10 @@ class SessionFiles:
         if found is None:
             return None
         lease, num_tokens = found
-        size = self._saving.block_size
+        size = self._saving.piece_tokens
         try:
-            blocks = [
-                writer.add(self._call(partial(self._saving.dump, lease, start // size, min(size, num_tokens - start))))
+            pieces = [
+                writer.add(self._call(partial(self._saving.dump, lease, start, min(size, num_tokens - start))))
                 for start in range(0, num_tokens, size)
             ]
         finally:
@@ -167,8 +168,8 @@ class SessionFiles:
                 MediaRecord(one.span.start, one.span.grid.rows, one.span.grid.columns, one.digest or b"")
                 for one in media
             ),
-            block_tokens=size,
-            blocks=tuple(blocks),
+            piece_tokens=size,
+            pieces=tuple(pieces),
         )
 
     def _restore(
@@ -206,19 +207,19 @@ class SessionFiles:
         if record is None:
             return None
         counts = self._counts(record)
-        is_usable = record.block_tokens == self._saving.block_size and header.library == __version__
+        is_usable = self._saving.block_size % record.piece_tokens == 0 and header.library == __version__
         if not is_usable:
             _log.info("a session was saved by another release, or cut otherwise: its past is computed anew")
         log = self._saving.past(state) if is_usable else None
         wanted = 0 if log is None else self._saving.common_tokens(log, record, private=not is_ours)
         if max_blocks is not None:
-            wanted = min(wanted, max_blocks * record.block_tokens)
+            wanted = min(wanted, max_blocks * self._saving.block_size)
         leased = self._call(partial(self._saving.lease, wanted))
         lease, num_tokens = (None, 0) if leased is None else leased
         try:
-            for index, (piece, count) in enumerate(zip(record.blocks, counts, strict=True)):
-                if lease is not None and index * record.block_tokens < num_tokens:
-                    self._call(partial(self._saving.load, lease, index, count, reader.read(piece)))
+            for index, (piece, count) in enumerate(zip(record.pieces, counts, strict=True)):
+                if lease is not None and (start := index * record.piece_tokens) < num_tokens:
+                    self._call(partial(self._saving.load, lease, start, count, reader.read(piece)))
                 elif max_blocks is None:
                     reader.skip(piece)  # who restores a file hears of all damage to it
         except BaseException:
@@ -229,9 +230,9 @@ class SessionFiles:
 
     def _counts(self, record: LogRecord) -> list[int]:
         """How many tokens each saved block has. Raises `SessionFileError` where they do not have that length."""
-        num_tokens, size = len(ids_from_bytes(record.token_ids)), record.block_tokens
+        num_tokens, size = len(ids_from_bytes(record.token_ids)), record.piece_tokens
         counts = [min(size, num_tokens - start) for start in range(0, num_tokens, size)] if size > 0 else []
-        if not counts or [piece.length for piece in record.blocks] != [
+        if not counts or [piece.length for piece in record.pieces] != [
             count * self._saving.token_bytes for count in counts
         ]:
             raise SessionFileError("the saved session has not as many keys and values as tokens; save it again")
@@ -242,7 +243,8 @@ class SessionFiles:
         if answers is None:
             return
         short_ids = ids_from_bytes(answers.token_ids)
-        if any(not start < stop <= len(short_ids) for start, stop in answers.spans):
+        is_known = (short_ids >= 0) & (short_ids < header.model.vocab_size)
+        if any(not start < stop <= len(short_ids) for start, stop in answers.spans) or not is_known.all():
             raise SessionFileError("the saved session has an answer outside its tokens; save it again")
         salt = state.cache_salt if state.key_salt is None else state.key_salt
         self._saving.remember(short_ids, answers.spans, GenerationOptions(cache_salt=salt).salt)

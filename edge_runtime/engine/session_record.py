@@ -21,6 +21,8 @@ from edge_runtime.model.fingerprint import Fingerprint
 
 _Index = Annotated[int, msgspec.Meta(ge=0)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_MAX_PARTS = 1 << 16
+"""Of a session that comes out of a file: no model has room for so many."""
 _Salt = Annotated[str, msgspec.Meta(max_length=256)]
 
 
@@ -68,9 +70,10 @@ class LogRecord(msgspec.Struct, frozen=True):
     """int32, little-endian."""
     rope_delta: int
     media: tuple[MediaRecord, ...]
-    block_tokens: int
-    """Of each block but the last, which may have fewer."""
-    blocks: tuple[Piece, ...]
+    piece_tokens: int
+    """Of each piece but the last, which may have fewer."""
+    pieces: tuple[Piece, ...]
+    """Their keys and values."""
 
 
 class AnswersRecord(msgspec.Struct, frozen=True):
@@ -100,7 +103,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def pieces(self) -> list[Piece]:
         """Those of the file, in order."""
-        return [picture.piece for picture in self.pictures] + list(() if self.log is None else self.log.blocks)
+        return [picture.piece for picture in self.pictures] + list(() if self.log is None else self.log.pieces)
 
 
 _decoder = msgspec.msgpack.Decoder(Header)
@@ -160,6 +163,8 @@ def message_records(
 
 def messages_of(header: Header, read: Callable[[Piece], bytes]) -> tuple[Message, ...]:
     """The messages of a saved session; `read` gives the pictures in order. Raises `SessionFileError`."""
+    if len(header.messages) + sum(len(message.parts) for message in header.messages) > _MAX_PARTS:
+        raise SessionFileError(f"the saved session has more than {_MAX_PARTS} messages and parts; drop turns")
     pictures = [_picture(record, read(record.piece)) for record in header.pictures]
     return tuple(
         Message(message.role, [_part(record, pictures) for record in message.parts], message.dropped)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, wait
@@ -22,7 +23,7 @@ from edge_runtime.engine.chat import Chat
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Event, Failed
 from edge_runtime.engine.request import GenerationRequest
-from edge_runtime.errors import Cancelled, EdgeError, InternalError, ShuttingDown
+from edge_runtime.errors import Cancelled, EdgeError, InternalError, ShuttingDown, TimedOut
 from edge_runtime.model.cancellation import CancelToken
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class EngineThread:
         self._clients: dict[str, Hashable] = {}  # of requests that are being prepared
         self._outbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._alive = True
+        self.max_call_s: float | None = None
+        """How long `call` waits for its turn; None: as long as it takes."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -81,9 +84,10 @@ class EngineThread:
     def call(self, work: Callable[[], _T]) -> _T:
         """Do a small piece of work between two steps of the engine, wait for it and return what it returned.
 
-        For any thread but the engine's. Raises what it raised, or `ShuttingDown` once the engine has ended.
+        For any thread but the engine's. Raises what it raised, `ShuttingDown` once the engine has ended, or `TimedOut`.
         """
         done: Future[_T] = Future()
+        started_s = time.monotonic()
 
         def do() -> None:
             try:
@@ -95,6 +99,8 @@ class EngineThread:
         while not wait((done,), _CALL_PATIENCE_S).done:
             if not self._alive and not done.done():
                 raise ShuttingDown("the engine has ended; try again when the server is back")
+            if self.max_call_s is not None and time.monotonic() - started_s > self.max_call_s:
+                raise TimedOut(f"the engine did not end its step within {self.max_call_s:g} s")
         return done.result()
 
     def stop(self, timeout_s: float) -> bool:

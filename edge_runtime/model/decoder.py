@@ -56,10 +56,10 @@ class Logits:
 class KVBlocks(Protocol):
     """Keys and values, by where they lie in a lease."""
 
-    def dump(self, lease: KVLease, index: int, num_tokens: int) -> bytes:
-        """Those of the first so many tokens of the block `index` of a lease, as they are stored."""
+    def dump(self, lease: KVLease, start: int, num_tokens: int) -> bytes:
+        """Those of so many tokens from number `start` on, all of one block, as they are stored."""
 
-    def load(self, lease: KVLease, index: int, num_tokens: int, saved: bytes) -> None:
+    def load(self, lease: KVLease, start: int, num_tokens: int, saved: bytes) -> None:
         """Write what `dump` gave to the same place of another lease. Raises `InternalError` for another length."""
 
 
@@ -133,13 +133,13 @@ class PortableDecoder:
         lease.extend(num_tokens)
         return split_logits(outputs, [step.num_logits])[0]
 
-    def dump(self, lease: KVLease, index: int, num_tokens: int) -> bytes:
+    def dump(self, lease: KVLease, start: int, num_tokens: int) -> bytes:
         """As `KVBlocks.dump`."""
-        return self._memory(lease).dump_bytes(0, num_tokens, index * lease.block_size)
+        return self._memory(lease).dump_bytes(0, num_tokens, start)
 
-    def load(self, lease: KVLease, index: int, num_tokens: int, saved: bytes) -> None:
+    def load(self, lease: KVLease, start: int, num_tokens: int, saved: bytes) -> None:
         """As `KVBlocks.load`."""
-        self._memory(lease).load_bytes(0, num_tokens, saved, index * lease.block_size)
+        self._memory(lease).load_bytes(0, num_tokens, saved, start)
 
     def _memory(self, lease: KVLease) -> KVMemory:
         if not isinstance(lease, ContiguousLease):

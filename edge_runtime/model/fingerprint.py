@@ -21,6 +21,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     num_layers: int
     num_kv_heads: int
     head_dim: int
+    vocab_size: int
 
     def difference(self, other: Fingerprint) -> str | None:
         """The first thing in which `other` differs, and how; None if it is the same."""
@@ -31,6 +32,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
             ("num_layers", "number of layers"),
             ("num_kv_heads", "number of KV heads"),
             ("head_dim", "head dimension"),
+            ("vocab_size", "vocabulary size"),
             ("manifest", "bundle, under the same name,"),
         ):
             ours, theirs = getattr(self, field), getattr(other, field)
@@ -51,4 +53,5 @@ def fingerprint(manifest: Manifest, kv_dtype: KVDtype) -> Fingerprint:
         num_layers=text.num_layers,
         num_kv_heads=text.num_kv_heads,
         head_dim=text.head_dim,
+        vocab_size=text.vocab_size,
     )

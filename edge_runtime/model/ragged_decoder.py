@@ -65,13 +65,15 @@ class RaggedDecoder:
         results = dict(zip(map(id, active), logits, strict=True))
         return [results.get(id(step)) for step in steps]
 
-    def dump(self, lease: KVLease, index: int, num_tokens: int) -> bytes:
+    def dump(self, lease: KVLease, start: int, num_tokens: int) -> bytes:
         """As `KVBlocks.dump`."""
-        return self.memory.dump_bytes(int(_paged(lease).block_ids[index]), num_tokens)
+        index, place = divmod(start, BLOCK_SIZE)
+        return self.memory.dump_bytes(int(_paged(lease).block_ids[index]), num_tokens, place)
 
-    def load(self, lease: KVLease, index: int, num_tokens: int, saved: bytes) -> None:
+    def load(self, lease: KVLease, start: int, num_tokens: int, saved: bytes) -> None:
         """As `KVBlocks.load`."""
-        self.memory.load_bytes(int(_paged(lease).block_ids[index]), num_tokens, saved)
+        index, place = divmod(start, BLOCK_SIZE)
+        self.memory.load_bytes(int(_paged(lease).block_ids[index]), num_tokens, saved, place)
 
     def _run(self, steps: Sequence[DecoderStep], cancel: CancelToken) -> list[Logits | None]:
         leases = [_own(step) for step in steps]

@@ -143,6 +143,11 @@ class Connections:
         self._tally.accepted += 1
         return request
 
+    def accepted(self, request: InFlight, client_timeout_s: float) -> None:
+        """Tell the client that its request is in the queue."""
+        message = wire.Accepted(request_id=request.client_id, client_timeout_s=client_timeout_s, takes_digests=True)
+        self.post(request.connection.identity, message)
+
     def post(self, identity: bytes, message: wire.ServerMessage, *, keep: Keep = Keep.NO) -> None:
         """Send one message, or keep it for later if it is the last of its kind and the client does not read."""
         connection = self._connections.setdefault(identity, Connection(identity, time.monotonic()))

@@ -211,12 +211,7 @@ class Server:
         generation = request_from_wire(message, frames)
         request = self._connections.accept(identity, message.request_id, num_bytes, time.monotonic())
         self._engine.submit(replace(generation, request_id=request.engine_id), client=identity)
-        self._post_accepted(identity, message.request_id)
-
-    def _post_accepted(self, identity: bytes, client_id: str) -> None:
-        timeout_s = self._settings.client_timeout_s
-        accepted = wire.Accepted(request_id=client_id, client_timeout_s=timeout_s, takes_digests=True)
-        self._connections.post(identity, accepted)
+        self._connections.accepted(request, self._settings.client_timeout_s)
 
     def _session(self, identity: bytes, message: wire.Session, frames: list[memoryview]) -> None:
         """Do what is asked for a session, or raise why not."""
@@ -230,7 +225,7 @@ class Server:
         self._connections.check_room(identity, message.request_id, 0, self._settings.limits)
         request = self._connections.accept(identity, message.request_id, 0, time.monotonic())
         self._session_ops.jobs.start(request.engine_id, done)
-        self._post_accepted(identity, message.request_id)
+        self._connections.accepted(request, self._settings.client_timeout_s)
 
     def _cancel(self, identity: bytes, message: wire.Cancel) -> None:
         """Cancelling something unknown is no error: the request may just have ended."""
@@ -295,5 +290,5 @@ class Server:
     def _keep_sessions(self) -> None:
         if self._kept is not None:
             until_s = max(self._stop_deadline_s or 0.0, time.monotonic() + _KEEPING_S)
-            num_stops = self._num_stops
+            self._engine.max_call_s, num_stops = _ENGINE_STOP_S, self._num_stops
             self._kept.save(self._session_ops.files, until_s, lambda: self._num_stops > num_stops)

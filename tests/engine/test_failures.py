@@ -174,7 +174,7 @@ def test_a_runner_that_forgets_logits_or_tokens_is_found_out():
 
 def test_a_cache_that_cannot_lease_fails_the_chat():
     class Broken(FakeCache):
-        def lease(self, num_tokens, keys=()):
+        def lease(self, num_tokens, keys=(), sources=()):
             raise MemoryError("no pages")
 
     engine = engine_of(FakeRunner(kv_cache=Broken(1000)))
