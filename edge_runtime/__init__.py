@@ -24,7 +24,10 @@ from edge_runtime.errors import (
     ContextOverflow,
     EdgeError,
     Overloaded,
+    SessionBusy,
     TimedOut,
+    TooManySessions,
+    UnknownSession,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from edge_runtime.engine.engine import Engine
     from edge_runtime.engine.events import Delta, Failed, Finished
     from edge_runtime.engine.load import PlannedBundle, load
-    from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
+    from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams, SessionTurn
     from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
     from edge_runtime.serving.async_client import AsyncClient, AsyncSession
     from edge_runtime.serving.client import Client, Session
@@ -51,7 +54,7 @@ _NAMES = {
     "engine.engine": "Engine",
     "engine.events": "Delta Failed Finished",
     "engine.load": "PlannedBundle load",
-    "engine.request": "GenerationOptions GenerationRequest SamplingParams",
+    "engine.request": "GenerationOptions GenerationRequest SamplingParams SessionTurn",
     "model.conversation": "ImagePart Message TextPart VideoPart",
     "serving.async_client": "AsyncClient AsyncSession",
     "serving.client": "Client Session",
@@ -90,9 +93,13 @@ __all__ = [
     "Server",
     "ServerSettings",
     "Session",
+    "SessionBusy",
+    "SessionTurn",
     "TextPart",
     "TimedOut",
     "Timeouts",
+    "TooManySessions",
+    "UnknownSession",
     "VideoPart",
     "__version__",
     "errors",

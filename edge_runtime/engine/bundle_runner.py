@@ -20,7 +20,7 @@ from edge_runtime.engine.media import MediaEncoder
 from edge_runtime.engine.model_runner import Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.token_log import TokenLog
-from edge_runtime.errors import InternalError
+from edge_runtime.errors import ContextOverflow, InternalError
 from edge_runtime.families.qwen3_vl.decoder import RotaryTables, prompt_positions
 from edge_runtime.families.qwen3_vl.vision import vision_contract
 from edge_runtime.model.answers import DrawnAnswers
@@ -154,7 +154,17 @@ class BundleRunner:
             salt=request.options.salt,
         )
         log.drop_marked(prompt.thoughts)
+        self._refuse_far_positions(log)
         return log
+
+    def _refuse_far_positions(self, log: TokenLog) -> None:
+        """Raise `ContextOverflow` where gaps have moved the end of a prompt past what the model was made for."""
+        last, most = log.num_prompt + log.rope_delta, self._architecture.text.max_position_embeddings
+        if last >= most:
+            raise ContextOverflow(
+                f"the prompt ends at position {last}, with what was dropped approximately, and the model was made for "
+                f"{most}; drop images exactly, or begin another session"
+            )
 
     def forward(self, steps: Sequence[Step]) -> list[Logits | None]:
         """Run the decoder on every step; per step the logits it wants; None if that is none, or it was cancelled."""

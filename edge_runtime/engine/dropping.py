@@ -26,7 +26,7 @@ class OlderThan:
 
 def older_than(num_kept: int) -> OlderThan:
     """For `session.drop`: all images and videos but the last `num_kept`. Raises `BadParameter`."""
-    if isinstance(num_kept, bool) or not isinstance(num_kept, int) or num_kept < 0:
+    if isinstance(num_kept, bool) or not isinstance(num_kept, int) or not 0 <= num_kept < 2**31:
         raise BadParameter(f"older_than({num_kept!r}): it takes the number of images that stay, from 0")
     return OlderThan(num_kept)
 
@@ -40,18 +40,24 @@ def drop(
     no thoughts. A message that loses nothing is the same object.
     """
     media = [part for message in messages for part in message.content if not isinstance(part, TextPart)]
-    leaving = {id(part) for part in media[: 0 if num_kept is None else max(0, len(media) - num_kept)]}
+    num_leaving = 0 if num_kept is None else max(0, len(media) - num_kept)
     number = 1 + max((one.dropped for one in (*media, *messages)), default=0) if approximate else None
-    without = [_without(message, leaving, number) for message in messages]
+    without = []
+    for message in messages:
+        without.append(_without(message, num_leaving, number))
+        num_leaving -= sum(not isinstance(part, TextPart) for part in message.content)
     if reasoning and number is not None and without and without[-1].role == "assistant" and not without[-1].dropped:
         without[-1] = Message("assistant", without[-1].content, number)
     return tuple(without)
 
 
-def _without(message: Message, leaving: set[int], number: int | None) -> Message:
+def _without(message: Message, num_leaving: int, number: int | None) -> Message:
+    """The message without so many of its first images and videos, or with those marked."""
     parts: list[Part] = []
     for part in message.content:
-        if isinstance(part, TextPart) or id(part) not in leaving:
+        is_leaving = not isinstance(part, TextPart) and num_leaving > 0
+        num_leaving -= is_leaving
+        if isinstance(part, TextPart) or not is_leaving:
             parts.append(part)
         elif number is not None:
             parts.append(part if part.dropped else _marked(part, number))

@@ -272,6 +272,8 @@ class Engine:
         try:
             with internal_unless_ours(f"request {chat.request.request_id!r}"):
                 yield
+        except Cancelled:
+            self._end(chat, [Failed(chat.request.request_id, Cancelled(chat.cancel.reason))])
         except EdgeError as error:
             self._end(chat, [Failed(chat.request.request_id, error)])
 
@@ -280,7 +282,8 @@ class Engine:
         if self._chats.pop(chat.request.request_id, None) is not None:
             self._events += last_events
             answer = next((event.text for event in last_events if isinstance(event, Finished)), None)
-            self.sessions.end(chat.request, answer)
+            if not self.sessions.end(chat.request, answer) and answer is not None:
+                self._events[-1] = Failed(chat.request.request_id, Cancelled(chat.cancel.reason))
             self._scheduler.remove(chat)
             try:
                 self._runner.media.release(chat.log)

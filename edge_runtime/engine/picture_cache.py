@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from mmap import mmap
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -64,20 +66,22 @@ class PartDigests:
                 frames = frames_of(part)
                 digests = {id(frame): found[id(frame)] for frame in frames if id(frame) in found}
                 digests |= frame_digests(frame for frame in frames if id(frame) not in found)
-                if all(map(_is_fixed, frames)):
+                if all(map(is_fixed, frames)):
                     with self._lock:
                         self._known[part] = digests  # the part holds its frames, so their ids stay theirs
             found |= digests
         return found
 
 
-def _is_fixed(frame: object) -> bool:
+def is_fixed(frame: object) -> bool:
     """Whether nobody can change it: bytes, or pixels in memory that cannot be written."""
     while isinstance(frame, np.ndarray):
         if frame.flags.writeable:
             return False
         frame = frame.base
-    return isinstance(frame, (bytes, PictureDigest)) or (isinstance(frame, memoryview) and frame.readonly)
+    if isinstance(frame, memoryview):
+        return frame.readonly and not isinstance(frame.obj, (bytearray, array, mmap, np.ndarray))
+    return isinstance(frame, (bytes, PictureDigest))
 
 
 def source_digest(run: VisionRun, frames: Mapping[int, bytes], salt: bytes = b"") -> bytes:

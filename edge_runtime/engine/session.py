@@ -16,12 +16,14 @@ from contextlib import contextmanager
 import msgspec
 
 from edge_runtime.engine.held_bytes import HeldBytes
-from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.request import GenerationOptions, GenerationRequest
 from edge_runtime.engine.session_state import SavedState, SessionLimits, SessionState
 from edge_runtime.engine.turns import asked_in, before, message_bytes, owned, turn_starts
 from edge_runtime.errors import BadParameter, InternalError, SessionBusy, TooManySessions, UnknownSession
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message
+
+_WAYS = "close some, drop old images exactly, or send pictures as files and not as raw pixels"
 
 
 class Session:
@@ -71,12 +73,16 @@ class Sessions:
     @property
     def num_sessions(self) -> int:
         """Sessions that are kept."""
-        return len(self._sessions)
+        with self._lock:
+            self._forget_old()
+            return len(self._sessions)
 
     @property
     def num_bytes(self) -> int:
         """Text and pictures that they hold."""
-        return self._held.num_bytes
+        with self._lock:
+            self._forget_old()
+            return self._held.num_bytes
 
     def open(self, messages: Sequence[Message] = (), *, client: Hashable = None, cache_salt: str = "") -> SessionState:
         """A new session that begins with `messages`. Raises `TooManySessions`."""
@@ -93,13 +99,14 @@ class Sessions:
             ):
                 if count >= most:
                     raise TooManySessions(f"{whose} {count} sessions, which is the limit; close some")
+            GenerationOptions(cache_salt=saved.cache_salt)  # raises if it is none
             session_id = saved.session_id or secrets.token_urlsafe(16)
             if session_id in self._sessions:
                 raise InternalError(f"there is a session {session_id!r:.80} already")
             session = Session(session_id, client, saved.cache_salt, self._now() - saved.idle_s)
             session.key_salt = saved.key_salt
             kept = tuple(owned(message) for message in saved.messages)
-            self._check_bytes(kept)
+            self._check_bytes(kept, session)
             self._held.add(kept)
             session.messages = kept
             self._sessions[session.session_id] = session
@@ -148,7 +155,7 @@ class Sessions:
             session = self._find(session_id, cache_salt)
             self._refuse_busy(session)
             changed = tuple(map(owned, change(session.messages)))
-            self._check_bytes(changed)
+            self._check_bytes(changed, session)
             self._settle(session, changed)
             return self._state(session)
 
@@ -174,7 +181,7 @@ class Sessions:
             if not place.supersede:
                 self._refuse_busy(session)
             asked = asked_in(session.messages, place.turn, tuple(map(owned, request.messages)))
-            self._check_bytes(asked)
+            self._check_bytes(asked, session)
             if session.cancel is not None:
                 session.cancel.cancel("the request was superseded by a later one of its session")
             self._held.add(asked)
@@ -195,16 +202,22 @@ class Sessions:
             self.end(request, None)
             raise
 
-    def end(self, request: GenerationRequest, answer: str | None) -> None:
-        """It has ended: with `answer` its session has gone on, without it stays as it was."""
+    def end(self, request: GenerationRequest, answer: str | None) -> bool:
+        """It has ended: with `answer` its session has gone on, without it stays as it was.
+
+        Returns False where the session has gone on without it, or is gone: then it has no answer.
+        """
+        if request.session is None:
+            return True
         with self._lock:
-            session = None if request.session is None else self._of_request.get(request.request_id)
+            session = self._of_request.get(request.request_id)
             if session is None:
-                return
+                return False
             session.used_s = self._now()
             if answer is not None:
                 self._settle(session, (*session.asked, Message("assistant", answer)))
             self._release_request(session)
+            return True
 
     # ---- under the lock --------------------------------------------------------------------------------------
 
@@ -225,16 +238,26 @@ class Sessions:
         if session.cancel is not None and not session.cancel.cancelled:
             raise SessionBusy("this session is answering another request; wait for its end, cancel or supersede it")
 
-    def _check_bytes(self, messages: Sequence[Message]) -> None:
+    def _check_bytes(self, messages: Sequence[Message], session: Session) -> None:
         self.check_room(self._held.with_(messages) - self._held.num_bytes)
+        if session.client is None:
+            return
+        most = int(self.limits.max_bytes * self.limits.max_share)
+        theirs = [other for other in self._sessions.values() if other.client == session.client]
+        held = {id(one): one for other in theirs for one in (*other.messages, *other.asked)}
+        total = sum(map(message_bytes, (held | {id(one): one for one in messages}).values()))
+        if total > most:
+            raise TooManySessions(
+                f"the sessions of this client would hold {total} bytes of text and pictures, and may {most}; {_WAYS}"
+            )
 
     def check_room(self, num_bytes: int) -> None:
         """Raise `TooManySessions` where so much text and so many pictures more are too much."""
+        self._forget_old()
         total = self._held.num_bytes + num_bytes
         if total > self.limits.max_bytes:
             raise TooManySessions(
-                f"all sessions would hold {total} bytes of text and pictures, and may hold {self.limits.max_bytes}; "
-                "close some, drop old images, or send pictures as files and not as raw pixels"
+                f"all sessions would hold {total} bytes of text and pictures, and may {self.limits.max_bytes}; {_WAYS}"
             )
 
     def _settle(self, session: Session, messages: tuple[Message, ...]) -> None:

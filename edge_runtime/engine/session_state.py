@@ -15,6 +15,8 @@ class SessionLimits:
     max_sessions_per_client: int = 1024
     max_bytes: int = 256 * 2**20
     """Text and pictures of all sessions; what several of them share counts once."""
+    max_share: float = 0.75
+    """How much of that the sessions of one client may have."""
     timeout_s: float = 3600.0
     """A session that nobody has used for so long is forgotten."""
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from edge_runtime.engine.picture_cache import is_fixed
 from edge_runtime.errors import BadParameter, PicturesNeeded
 from edge_runtime.model.conversation import (
     ImagePart,
@@ -19,8 +20,8 @@ from edge_runtime.model.conversation import (
     frames_of,
 )
 
-_MESSAGE_BYTES = 512
-"""What a message and its parts take beside their text and pictures, roughly."""
+_MESSAGE_BYTES, _TEXT_BYTES, _PICTURE_BYTES = 512, 192, 1024
+"""What a message, a text and a picture take beside what they say and show, roughly."""
 
 
 def turn_starts(messages: Sequence[Message]) -> list[int]:
@@ -40,8 +41,9 @@ def message_bytes(message: Message) -> int:
 
 def _part_bytes(part: Part) -> int:
     if isinstance(part, TextPart):
-        return len(part.text.encode(errors="replace"))
-    return sum(_frame_bytes(frame) for frame in _frames(part))
+        width = 1 if part.text.isascii() else 2 if max(part.text) <= "\uffff" else 4  # as Python stores it
+        return _TEXT_BYTES + width * len(part.text)
+    return sum(_PICTURE_BYTES + _frame_bytes(frame) for frame in _frames(part))
 
 
 def _frame_bytes(frame: Picture) -> int:
@@ -59,7 +61,7 @@ def owned(message: Message) -> Message:
     digests = [frame.digest for frame in frames if isinstance(frame, PictureDigest)]
     if digests:
         raise PicturesNeeded.of(digests)  # a session keeps its pictures: what was computed of them may go
-    if not any(isinstance(frame, np.ndarray) and frame.flags.writeable for frame in frames):
+    if all(map(is_fixed, frames)):
         return message
     return Message(message.role, tuple(map(_own_part, message.content)), message.dropped)
 
@@ -77,7 +79,7 @@ def _own_part(part: Part) -> Part:
 
 
 def _own_frame(frame: Picture) -> Picture:
-    if not isinstance(frame, np.ndarray) or not frame.flags.writeable:
+    if not isinstance(frame, np.ndarray) or is_fixed(frame):
         return frame
     return np.frombuffer(frame.tobytes(), np.uint8).reshape(frame.shape)
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from edge_runtime.engine.dropping import OlderThan
 from edge_runtime.engine.events import Delta, Failed, Finished
-from edge_runtime.engine.request import GenerationOptions, SamplingParams, SessionTurn
+from edge_runtime.engine.request import GenerationOptions, SamplingParams, SessionTurn, shown
 from edge_runtime.errors import BadParameter, Cancelled
 from edge_runtime.model.conversation import Message
 from edge_runtime.serving import messages as wire
@@ -26,6 +26,8 @@ from edge_runtime.serving.copies import PictureCopies
 from edge_runtime.serving.images import ImageSource, question
 from edge_runtime.serving.link import Deliver, Link
 from edge_runtime.serving.outgoing import Outgoing
+
+_MAX_TURN = 2**31
 
 
 class BaseStream:
@@ -109,8 +111,11 @@ class BaseClient:
     ) -> None:
         """Open a session, or ask for the one of that id. Raises as `outgoing_session` does."""
         request_id = str(next(self._numbers))
+        if session_id is not None and not isinstance(session_id, str):
+            raise BadParameter(f"session_id is {shown(session_id)}; it must be a string, as session.session_id")
+        GenerationOptions(cache_salt=cache_salt)  # raises if it is none
         said: list[Any] = [] if system is None else [Message("system", system)]
-        said += [messages] if isinstance(messages, (str, Message, Mapping)) else messages
+        said += [messages] if isinstance(messages, (str, Message, Mapping)) else messages or ()
         if session_id is None:
             self._link.start(request_id, outgoing_session(request_id, said, cache_salt), deliver)
         elif said:
@@ -119,8 +124,16 @@ class BaseClient:
             self._begin_session(deliver, op="state", session=session_id, cache_salt=cache_salt)
 
 
+def _check_turn(turn: object) -> None:
+    """Raise `BadParameter` for what is none."""
+    if turn is not None and (isinstance(turn, bool) or not isinstance(turn, int) or abs(turn) > _MAX_TURN):
+        raise BadParameter(f"turn is {shown(turn)}; it must be a whole number: 0 is the first, -1 the last")
+
+
 def absolute(path: str | os.PathLike[str]) -> str:
     """A path as the server is told it. Raises `BadParameter` for what is none."""
+    if path == "":
+        raise BadParameter("the path is empty; wanted that of a file")
     try:
         return str(Path(path).expanduser().absolute())
     except (TypeError, RuntimeError, OSError) as error:  # RuntimeError: no such user's home
@@ -173,6 +186,9 @@ class BaseSession(Generic[_Stream]):
     def _begin(
         self, messages: Chat, options: GenerationOptions, turn: int | None = None, supersede: bool = False
     ) -> _Stream:
+        _check_turn(turn)
+        if not isinstance(supersede, bool):
+            raise BadParameter(f"supersede is {shown(supersede)}; it must be true or false")
         if options.cache_salt not in ("", self._cache_salt):
             raise BadParameter("a session has the cache_salt it was opened with; leave it out here")
         salted = GenerationOptions.of(options, {"cache_salt": self._cache_salt}, "session")
@@ -199,4 +215,5 @@ class BaseSession(Generic[_Stream]):
         self._do(deliver, "drop", keep_images=keep, reasoning=reasoning, approximate=approximate)
 
     def _do(self, deliver: Deliver, op: str, **fields: Any) -> None:
+        _check_turn(fields.get("turn"))
         self._client._begin_session(deliver, op=op, session=self.session_id, cache_salt=self._cache_salt, **fields)

@@ -14,7 +14,7 @@ from typing import Any
 from edge_runtime.engine.dropping import OlderThan
 from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions, SamplingParams
-from edge_runtime.errors import ConnectionLost, UnknownSession
+from edge_runtime.errors import ServerError, UnknownSession
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.base_client import BaseClient, BaseSession, BaseStream, absolute, reply_of
 from edge_runtime.serving.chat import Chat
@@ -231,5 +231,5 @@ class Session(BaseSession[Stream]):
 
     def __exit__(self, *_: object) -> None:
         """Close it, unless it is gone already."""
-        with contextlib.suppress(UnknownSession, ConnectionLost):
+        with contextlib.suppress(UnknownSession, ServerError):
             self.close()

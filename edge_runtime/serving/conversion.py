@@ -29,6 +29,8 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
 
     Raises `RequestError` for what cannot be asked, `ProtocolError` for a part that refers to a missing frame.
     """
+    if not header.session and (header.turn is not None or header.supersede):
+        raise errors.BadParameter("turn and supersede are for a request of a session; name it, or leave them out")
     return GenerationRequest(
         header.request_id,
         messages_from_wire(header.messages, frames),

@@ -23,7 +23,7 @@ from edge_runtime.engine.thread import EngineThread
 from edge_runtime.errors import EdgeError, InternalError, ProtocolError, ShuttingDown
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.connections import Connections, Keep, Tally
-from edge_runtime.serving.conversion import failure_to_wire, request_from_wire
+from edge_runtime.serving.conversion import event_to_wire, request_from_wire
 from edge_runtime.serving.session_ops import SessionOps
 from edge_runtime.serving.settings import ServerSettings
 from edge_runtime.serving.sockets import Router, Wakeup
@@ -244,7 +244,8 @@ class Server:
         is_own = found.type in ("generate", "info", "session") and not (
             connection and found.request_id in connection.in_flight
         )
-        self._connections.post(identity, failure_to_wire(error, found.request_id if is_own else ""), keep=Keep.REFUSAL)
+        ending = event_to_wire(Failed("", error), found.request_id if is_own else "")
+        self._connections.post(identity, ending, keep=Keep.REFUSAL)
 
     # ---- the end ---------------------------------------------------------------------------------------------
 

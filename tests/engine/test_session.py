@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -114,8 +116,8 @@ def test_what_sessions_share_counts_once() -> None:
     picture = Message("user", [ImagePart(b"x" * 30_000)])
     first = sessions.open((picture,))
     forks = [sessions.fork(first.session_id) for _ in range(5)]
-    assert sessions.num_bytes < 31_000
-    with pytest.raises(TooManySessions, match="may hold 40000"):
+    assert sessions.num_bytes < 32_000
+    with pytest.raises(TooManySessions, match="and may 40000"):
         sessions.open((Message("user", [ImagePart(b"y" * 30_000)]),))
     for state in (first, *forks):
         sessions.close(state.session_id)
@@ -194,6 +196,66 @@ def test_a_session_is_forgotten_when_nobody_uses_it() -> None:
     assert (asking.sessions.num_sessions, asking.sessions.num_bytes) == (0, 0)
 
 
+def test_what_has_expired_makes_room() -> None:
+    now_s = [0.0]
+    sessions = Sessions(SessionLimits(max_bytes=10_000, timeout_s=5), lambda: now_s[0])
+    sessions.open((Message("user", [ImagePart(b"x" * 8000)]),))
+    now_s[0] = 4
+    living = sessions.open().session_id
+    now_s[0] = 6
+    request = GenerationRequest("r", (Message("user", [ImagePart(b"y" * 8000)]),), session=SessionTurn(living))
+    sessions.begin(request, CancelToken())
+    assert (sessions.num_sessions, sessions.num_bytes < 10_000) == (1, True)
+
+
+def test_one_client_leaves_room_for_others() -> None:
+    sessions = Sessions(SessionLimits(max_bytes=100_000))
+    picture = (Message("user", [ImagePart(b"x" * 60_000)]),)
+    session_id = sessions.open(picture, client="a").session_id
+    sessions.fork(session_id, client="a")  # what both share counts once
+    with pytest.raises(TooManySessions, match="of this client would hold"):
+        sessions.open((Message("user", [ImagePart(b"y" * 20_000)]),), client="a")
+    sessions.open((Message("user", [ImagePart(b"y" * 20_000)]),), client="b")
+
+
+@pytest.mark.parametrize("text", ["a" * 1000, "\N{CROWN}" + "a" * 999, "\u4e00" * 1000])
+def test_small_parts_and_wide_text_are_counted_as_they_are_kept(text: str) -> None:
+    sessions = Sessions()
+    sessions.open((Message("user", [text, *(ImagePart(b"x") for _ in range(100)), *("y" for _ in range(100))]),))
+    assert sessions.num_bytes > sys.getsizeof(text) + 100 * 1000 + 100 * sys.getsizeof("y")
+
+
+def test_a_salt_is_as_long_as_that_of_a_request() -> None:
+    with pytest.raises(BadParameter, match="cache_salt"):
+        Sessions().open(cache_salt="x" * 257)
+
+
+def test_an_answer_that_came_too_late_for_its_session_is_none() -> None:
+    """A request was superseded when its last token was drawn: it is not finished, as its session has no such answer."""
+    asking = Asking()
+    session_id = asking.sessions.open().session_id
+    first = asking.request(session_id, "a")
+    events = []
+    while not asking.engine._chats[first].log.num_output:
+        events += asking.engine.step()
+    draw = type(asking.engine._chats[first]).finish
+
+    def superseded_meanwhile(chat, reason):  # type: ignore[no-untyped-def]
+        if chat.request.request_id == first:
+            later = GenerationRequest("later", (user("b"),), session=SessionTurn(session_id, None, True), max_tokens=3)
+            asking.engine.add(asking.engine.prepare(later, CancelToken()))
+        return draw(chat, reason)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(asking.engine._chats[first]), "finish", superseded_meanwhile)
+        while asking.engine.has_work:
+            events += asking.engine.step()
+    ends = by_request(events)
+    assert isinstance(ends[first][-1], Failed)
+    assert "superseded" in str(ends[first][-1].error)
+    assert spoken(asking.sessions.messages(session_id)) == ["b", last_of(ends, "later").text]
+
+
 def test_limits_are_said() -> None:
     sessions = Sessions(SessionLimits(max_sessions=3, max_sessions_per_client=2))
     first = sessions.open(client="a")
@@ -221,14 +283,18 @@ def test_a_session_is_none_under_another_salt() -> None:
 
 
 def test_pixels_that_their_owner_may_change_are_copied() -> None:
-    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels, raw = np.zeros((4, 4, 3), np.uint8), bytearray(48)
+    view = pixels.view()
+    view.flags.writeable = False
+    of_raw = np.frombuffer(memoryview(raw).toreadonly(), np.uint8).reshape(4, 4, 3)
     sessions = Sessions()
-    session_id = sessions.open((Message("user", [ImagePart(pixels)]),)).session_id
+    session_id = sessions.open((Message("user", [ImagePart(pixels), ImagePart(view), ImagePart(of_raw)]),)).session_id
     pixels[:] = 9
+    raw[:] = b"x" * 48
     (message,) = sessions.messages(session_id)
-    (part,) = message.content
-    assert isinstance(part, ImagePart)
-    assert np.asarray(part.data).max() == 0
+    for part in message.content:
+        assert isinstance(part, ImagePart)
+        assert np.asarray(part.data).max() == 0
 
 
 VERBS = st.sampled_from(["ask", "edit", "again", "fork", "close", "cancel", "fail"])

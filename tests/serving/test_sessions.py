@@ -104,6 +104,17 @@ def test_limits_and_salts_reach_the_caller(serve: Serve) -> None:
             client.session(session.session_id, system="new")
         with pytest.raises(errors.BadParameter, match="there is no turn 7"):
             session.edit(7, "x")
+        wrong: list[Callable[[], object]] = [
+            lambda: session.edit(2**70, "x"),
+            lambda: session.fork("x"),  # type: ignore[arg-type]
+            lambda: session.ask("x", supersede="yes"),
+            lambda: client.session(5),  # type: ignore[arg-type]
+            lambda: client.session(cache_salt="x" * 257),
+            lambda: session.save(""),
+        ]
+        for call in wrong:
+            with pytest.raises(errors.BadParameter):
+                call()
 
 
 def test_the_asyncio_client_has_them_too(serve: Serve) -> None:
