@@ -197,7 +197,7 @@ class Session(BaseSession[Stream]):
 
         Exactly, the next request computes anew what follows the first that left. With `approximate` nothing is computed
         anew: what was computed with them in view stays as it is (docs/sessions.md tells how far answers drift).
-        `reasoning`: thoughts leave, too; exactly they always do, by the chat template, when the next question comes.
+        `reasoning`: the thought before the last answer leaves, too; exactly the chat template drops it in any case.
         Raises `UnknownSession`, `SessionBusy`.
         """
         replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()

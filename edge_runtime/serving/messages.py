@@ -119,7 +119,7 @@ class Session(_Message, frozen=True, kw_only=True, tag="session"):
     """Do something about a session; answered by `SessionReply` with the same id.
 
     open: begin one with `messages`. fork: begin one with the past of `session`, up to and without `turn`. state: ask.
-    close: forget it. drop: images and videos but the last `keep_images` leave, and with `reasoning` thoughts.
+    close: forget it. drop: images and videos but the last `keep_images` leave, and with `reasoning` the last thought.
     save: write it to the file `path`. restore: begin one with what is in that file.
     """
 

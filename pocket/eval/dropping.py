@@ -1,7 +1,8 @@
 """What dropping old screens does to answers: all kept, dropped exactly, dropped approximately (docs/sessions.md).
 
 python -m pocket.eval.dropping BUNDLE --limit 250         # pocket: how often it points and reads right
-python -m pocket.eval.dropping BUNDLE --random 4          # any model: how far its next tokens drift, on noise
+python -m pocket.eval.dropping BUNDLE --limit 100 --kl    # how far its next tokens drift, the right answer given
+python -m pocket.eval.dropping BUNDLE --random 4          # the same of any model, on noise
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class ForcedRunner:
 
     def __init__(self, runner: Any) -> None:
         self._runner = runner
+        self.encode = runner._tokenizer.encode
         self.forced: list[int] = []
         self.logprobs: list[NDArray[np.float64]] = []
 
@@ -73,12 +75,12 @@ class ForcedRunner:
         return [Logits(told)]
 
 
-def ask(engine: Engine, messages: Sequence[Message], salt: str, max_tokens: int = 200) -> Finished:
+def ask(
+    engine: Engine, messages: Sequence[Message], salt: str, max_tokens: int = 200, *, ignore_eos: bool = False
+) -> Finished:
     """The answer, with nothing found that was computed under another salt. Raises the `EdgeError` that ended it."""
     *_, last = engine.generate(
-        GenerationRequest(
-            "drop", tuple(messages), max_tokens=max_tokens, ignore_eos=max_tokens == NUM_FORCED, cache_salt=salt
-        )
+        GenerationRequest("drop", tuple(messages), max_tokens=max_tokens, ignore_eos=ignore_eos, cache_salt=salt)
     )
     if isinstance(last, Failed):
         raise last.error
@@ -155,11 +157,13 @@ def drift(engine: Engine, chats: Iterator[Chat]) -> None:
     agree: dict[tuple[str, str], list[bool]] = {pair: [] for pair in pairs}
     for index, chat in enumerate(chats):
         forced = np.random.default_rng(1000 + index).integers(32, 400, NUM_FORCED).tolist()
+        if chat.case is not None:
+            forced = runner.encode(chat.case.turn.answer, {}, add_special_tokens=False).tolist()
         rows: dict[str, NDArray[np.float64]] = {}
         ask(engine, (*chat.history, _ALSO_ASKED), str(index), 1)
         for way in reversed(WAYS):
             runner.forced, runner.logprobs = forced, []
-            told = ask(engine, chat.said(way), str(index), NUM_FORCED).timings
+            told = ask(engine, chat.said(way), str(index), len(forced), ignore_eos=True).timings
             rows[way], runner.forced = np.stack(runner.logprobs), []
             what = f"{told.computed_tokens} of {told.prompt_tokens} tokens computed"
             print(f"chat {index}, {way}: {what}, first token {told.first_token_ms:.0f} ms", flush=True)
@@ -178,12 +182,14 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--limit", type=int, default=250, help="screens")
     parser.add_argument("--older", type=int, default=3, help="screens that are dropped")
+    parser.add_argument("--kl", action="store_true", help="divergences in place of answers")
     parser.add_argument("--random", type=int, help="chats about noise, for a model that cannot read")
     options = parser.parse_args()
     engine = load(options.bundle, memory=MemoryRequest(context_tokens=4096, max_chats=2))
-    if options.random is not None:
+    if options.kl or options.random is not None:
         engine._runner = ForcedRunner(engine._runner)
-        drift(engine, noise(options.random, options.older))
+        painted = screens(options.limit, options.older, follow_up=True)
+        drift(engine, painted if options.random is None else noise(options.random, options.older))
         return
     for name, follow_up in (("second question on the last screen", True), ("question on a new screen", False)):
         accuracy(engine, name, screens(options.limit, options.older, follow_up=follow_up))
