@@ -31,14 +31,6 @@ class KVMemory:
         self._num_blocks = num_blocks
         self._block_size = block_size
 
-    def copy(self, source: int, target: int, num_tokens: int, into: KVMemory | None = None) -> None:
-        """Copy the first `num_tokens` of the block `source` into `target`, also of another memory that is alike."""
-        into = into or self
-        self._check(source, num_tokens)
-        into._check(target, num_tokens)
-        for name, array in self.arrays.items():
-            into.arrays[name][target, :, :num_tokens] = array[source, :, :num_tokens]
-
     def copy_rows(self, sources: NDArray[np.int64], targets: NDArray[np.int64], into: KVMemory | None = None) -> None:
         """Copy row `sources[i]` to row `targets[i]`, maybe of another memory that is alike. They count through blocks.
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
-from edge_runtime.engine.dropping import drop_media
+from edge_runtime.engine.dropping import drop
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Delta, Event, Finished, TokenLogprob
 from edge_runtime.engine.request import GenerationRequest, SessionTurn
@@ -193,7 +193,7 @@ def carry_out(  # noqa: PLR0912 - one case for each verb
         case "drop":
             sessions.change(session_id, without_pictures)
         case "forget":
-            sessions.change(session_id, partial(drop_media, num_kept=1, approximate=True))
+            sessions.change(session_id, partial(drop, num_kept=1, approximate=True))
         case "save":
             files = SessionFiles(world.engine.saving)
             files.save(session_id, world.folder)

@@ -44,17 +44,6 @@ def test_arrays_have_the_shape_the_graph_wants_and_start_as_zeros() -> None:
 
 
 @pytest.mark.parametrize("num_tokens", [1, 5, 8])
-def test_copy_takes_the_first_tokens_and_leaves_the_rest(num_tokens: int) -> None:
-    memory, before = filled(), filled()
-    memory.copy(0, 2, num_tokens)
-    for name, array in memory.arrays.items():
-        old = before.arrays[name]
-        assert np.array_equal(array[2, :, :num_tokens], old[0, :, :num_tokens])
-        assert np.array_equal(array[2, :, num_tokens:], old[2, :, num_tokens:])
-        assert np.array_equal(array[:2], old[:2])
-
-
-@pytest.mark.parametrize("num_tokens", [1, 5, 8])
 def test_what_was_saved_comes_back_in_another_block(num_tokens: int) -> None:
     memory, other = filled(), KVMemory(ROWS, num_heads=2, num_blocks=1, block_size=20)
     saved = memory.dump(1, num_tokens)
@@ -84,9 +73,8 @@ def test_what_another_memory_gave_is_refused_and_nothing_is_written() -> None:
 @pytest.mark.parametrize(("block", "num_tokens"), [(3, 1), (-1, 1), (0, 9), (0, -1)])
 def test_what_is_not_there_is_an_internal_error(block: int, num_tokens: int) -> None:
     memory = filled()
-    for work in (lambda: memory.copy(block, 0, num_tokens), lambda: memory.dump(block, num_tokens)):
-        with pytest.raises(InternalError, match="were asked for"):
-            work()
+    with pytest.raises(InternalError, match="were asked for"):
+        memory.dump(block, num_tokens)
 
 
 @pytest.mark.parametrize("kv_dtype", ["fp32", "fp16", "int8"])
@@ -106,7 +94,8 @@ def test_a_chat_goes_on_from_blocks_that_another_has_written(
     (whole,) = runner.forward([Step(log, log.input_ids, first, 1, CancelToken())])
     for number, (source, target) in enumerate(zip(first.block_ids, second.block_ids, strict=True)):
         if number % 2:
-            decoder.memory.copy(source, target, BLOCK_SIZE)
+            inside = np.arange(BLOCK_SIZE)
+            decoder.memory.copy_rows(source * BLOCK_SIZE + inside, target * BLOCK_SIZE + inside)
         else:
             decoder.memory.load(target, decoder.memory.dump(source, BLOCK_SIZE))
     second.extend(total - 1)
