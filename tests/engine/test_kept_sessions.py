@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -97,12 +98,14 @@ def test_the_last_used_come_first_when_time_or_room_is_short(
     kept.save(files_of(engine), LATER_S, lambda: next(turns))
     assert kept_in(tmp_path) == {f"{name}.kept" for name in names[1:]}
     kept.save(files_of(engine), time.monotonic() - 1, NEVER)
+    ask(engine, names[2], "and?")
     kept.save(files_of(engine), LATER_S, NEVER)
-    _, finished = ask(engine, names[2], "and?")
+    _, finished = ask(engine, names[2], "so?")
     again = engine_of_bundle(tiny_bundle_edge, kernel_library, cache_tokens=finished.timings.prompt_tokens + 12)
     kept.bring_back(files_of(again))
     assert again.sessions.num_sessions == 3
-    assert ask(again, names[2], "and?")[1].timings.cached_tokens == finished.timings.cached_tokens
+    whole_blocks = finished.timings.cached_tokens // 64 * 64  # there is no room to copy the part behind them
+    assert ask(again, names[2], "so?")[1].timings.cached_tokens == whole_blocks > 64
     kept.close()
 
 
@@ -120,7 +123,12 @@ def test_work_from_another_thread_is_done_between_steps() -> None:
     with pytest.raises(TimeoutError):  # one of its own is no sign that it is not done
         thread.call(_time_out)
     held, goes_on = threading.Event(), threading.Event()
-    holder = threading.Thread(target=lambda: thread.call(lambda: (held.set(), goes_on.wait())), daemon=True)
+
+    def hold() -> None:
+        with suppress(TimedOut):
+            thread.call(lambda: (held.set(), goes_on.wait()))
+
+    holder = threading.Thread(target=hold, daemon=True)
     holder.start()
     held.wait()
     thread.max_call_s = 0.1
