@@ -101,9 +101,18 @@ def test_the_digests_of_a_part_that_is_kept_are_made_once(monkeypatch: pytest.Mo
     pixels = np.arange(96, dtype=np.uint8).reshape(4, 8, 3)
     locked = pixels.copy()
     locked.flags.writeable = False
-    fixed = np.frombuffer(memoryview(bytearray(96)).toreadonly(), np.uint8).reshape(4, 8, 3)
+    fixed = np.frombuffer(memoryview(bytes(96)), np.uint8).reshape(4, 8, 3)
+    lent = np.frombuffer(memoryview(bytearray(96)).toreadonly(), np.uint8).reshape(4, 8, 3)
     digests = PartDigests()
-    for frame, times in ((bytes(96), 1), (fixed, 1), (fixed[:, ::-1], 1), (pixels, 3), (locked, 3), (locked[1:], 3)):
+    for frame, times in (
+        (bytes(96), 1),
+        (fixed, 1),
+        (fixed[:, ::-1], 1),
+        (pixels, 3),
+        (locked, 3),
+        (locked[1:], 3),
+        (lent, 3),
+    ):
         part = VideoPart((frame, frame), (0.0, 1.0))
         read.clear()
         for _ in range(3):
