@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 from edge_runtime.engine.turns import message_bytes
 from edge_runtime.model.conversation import Message
+
+
+@dataclass(slots=True)
+class _Held:
+    message: Message
+    """So that its id stays its own."""
+    num_bytes: int
+    count: int = 0
 
 
 class HeldBytes:
@@ -13,24 +22,50 @@ class HeldBytes:
 
     def __init__(self) -> None:
         self.num_bytes = 0
-        self._counts: dict[int, tuple[Message, int]] = {}  # the message itself, so that its id stays its own
+        self._held: dict[int, _Held] = {}  # by the id of the message
 
     def add(self, messages: Sequence[Message]) -> None:
         """Somebody holds them."""
         for message in messages:
-            count = self._counts.get(id(message), (message, 0))[1]
-            self._counts[id(message)] = message, count + 1
-            self.num_bytes += 0 if count else message_bytes(message)
+            if id(message) not in self._held:
+                self._held[id(message)] = _Held(message, message_bytes(message))
+                self.num_bytes += self._held[id(message)].num_bytes
+            self._held[id(message)].count += 1
 
     def remove(self, messages: Sequence[Message]) -> None:
         """Somebody who held them does not any more."""
         for message in messages:
-            count = self._counts.pop(id(message))[1]
-            if count > 1:
-                self._counts[id(message)] = message, count - 1
-            else:
-                self.num_bytes -= message_bytes(message)
+            held = self._held[id(message)]
+            held.count -= 1
+            if not held.count:
+                self.num_bytes -= self._held.pop(id(message)).num_bytes
 
     def with_(self, messages: Sequence[Message]) -> int:
         """What the sum would be with these."""
-        return self.num_bytes + sum(message_bytes(message) for message in messages if id(message) not in self._counts)
+        return self.num_bytes + sum(message_bytes(message) for message in messages if id(message) not in self._held)
+
+
+class HeldByClients:
+    """The bytes of messages that the sessions of clients hold."""
+
+    def __init__(self) -> None:
+        self.all = HeldBytes()
+        """Those of all together."""
+        self._of: dict[Hashable, HeldBytes] = {}
+
+    def of(self, client: Hashable) -> HeldBytes:
+        """Those of one client's. Read-only."""
+        return self._of.get(client, HeldBytes())
+
+    def add(self, client: Hashable, messages: Sequence[Message]) -> None:
+        """A session of `client` holds them."""
+        self.all.add(messages)
+        self._of.setdefault(client, HeldBytes()).add(messages)
+
+    def remove(self, client: Hashable, messages: Sequence[Message]) -> None:
+        """It does not any more."""
+        self.all.remove(messages)
+        if client in self._of:
+            self._of[client].remove(messages)
+            if not self._of[client].num_bytes:
+                del self._of[client]

@@ -72,9 +72,8 @@ class Saving:
 
     def past(self, state: SavedState) -> TokenLog | None:
         """The log of a session, as a next request would have it; None if none could be answered."""
-        salt = state.cache_salt if state.key_salt is None else state.key_salt
         try:
-            request = GenerationRequest("session", (*state.messages, _NEXT), cache_salt=salt)
+            request = GenerationRequest("session", (*state.messages, _NEXT), cache_salt=state.salt)
             return self._runner.prepare(request, CancelToken())
         except EdgeError as error:
             _log.info("what was computed of a session is not saved or restored: %s", error)

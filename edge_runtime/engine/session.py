@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from edge_runtime.engine.held_bytes import HeldBytes
+from edge_runtime.engine.held_bytes import HeldByClients
 from edge_runtime.engine.request import GenerationOptions, GenerationRequest
 from edge_runtime.engine.session_state import SavedState, SessionLimits, SessionState
 from edge_runtime.engine.turns import asked_in, before, message_bytes, owned, turn_starts
@@ -68,7 +68,7 @@ class Sessions:
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
         self._of_request: dict[str, Session] = {}
-        self._held = HeldBytes()
+        self._held = HeldByClients()
 
     @property
     def num_sessions(self) -> int:
@@ -82,7 +82,7 @@ class Sessions:
         """Text and pictures that they hold."""
         with self._lock:
             self._forget_old()
-            return self._held.num_bytes
+            return self._held.all.num_bytes
 
     def open(self, messages: Sequence[Message] = (), *, client: Hashable = None, cache_salt: str = "") -> SessionState:
         """A new session that begins with `messages`. Raises `TooManySessions`."""
@@ -107,7 +107,7 @@ class Sessions:
             session.key_salt = saved.key_salt
             kept = tuple(owned(message) for message in saved.messages)
             self._check_bytes(kept, session)
-            self._held.add(kept)
+            self._held.add(session.client, kept)
             session.messages = kept
             self._sessions[session.session_id] = session
             return self._state(session)
@@ -184,7 +184,7 @@ class Sessions:
             self._check_bytes(asked, session)
             if session.cancel is not None:
                 session.cancel.cancel("the request was superseded by a later one of its session")
-            self._held.add(asked)
+            self._held.add(session.client, asked)
             self._release_request(session)
             session.request_id, session.asked, session.cancel = request.request_id, asked, cancel
             self._of_request[request.request_id] = session
@@ -239,13 +239,11 @@ class Sessions:
             raise SessionBusy("this session is answering another request; wait for its end, cancel or supersede it")
 
     def _check_bytes(self, messages: Sequence[Message], session: Session) -> None:
-        self.check_room(self._held.with_(messages) - self._held.num_bytes)
+        self.check_room(self._held.all.with_(messages) - self._held.all.num_bytes)
         if session.client is None:
             return
         most = int(self.limits.max_bytes * self.limits.max_share)
-        theirs = [other for other in self._sessions.values() if other.client == session.client]
-        held = {id(one): one for other in theirs for one in (*other.messages, *other.asked)}
-        total = sum(map(message_bytes, (held | {id(one): one for one in messages}).values()))
+        total = self._held.of(session.client).with_(messages)
         if total > most:
             raise TooManySessions(
                 f"the sessions of this client would hold {total} bytes of text and pictures, and may {most}; {_WAYS}"
@@ -254,28 +252,28 @@ class Sessions:
     def check_room(self, num_bytes: int) -> None:
         """Raise `TooManySessions` where so much text and so many pictures more are too much."""
         self._forget_old()
-        total = self._held.num_bytes + num_bytes
+        total = self._held.all.num_bytes + num_bytes
         if total > self.limits.max_bytes:
             raise TooManySessions(
                 f"all sessions would hold {total} bytes of text and pictures, and may {self.limits.max_bytes}; {_WAYS}"
             )
 
     def _settle(self, session: Session, messages: tuple[Message, ...]) -> None:
-        self._held.add(messages)
-        self._held.remove(session.messages)
+        self._held.add(session.client, messages)
+        self._held.remove(session.client, session.messages)
         session.messages = messages
 
     def _release_request(self, session: Session) -> None:
         if session.request_id is not None:
             self._of_request.pop(session.request_id, None)
-            self._held.remove(session.asked)
+            self._held.remove(session.client, session.asked)
         session.request_id, session.asked, session.cancel = None, (), None
 
     def _forget(self, session: Session) -> None:
         if session.cancel is not None:
             session.cancel.cancel("the session of the request was closed")
         self._release_request(session)
-        self._held.remove(session.messages)
+        self._held.remove(session.client, session.messages)
         del self._sessions[session.session_id]
 
     def _forget_old(self) -> None:

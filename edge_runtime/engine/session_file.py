@@ -110,9 +110,7 @@ class SessionFileReader:
 
     def read(self, piece: Piece) -> bytes:
         """The next piece. Raises `SessionFileError` if it was changed."""
-        if not 0 <= piece.length <= self._num_left:
-            raise self._damaged("its pieces are not those of its header")
-        self._num_left -= piece.length
+        self._begin(piece)
         data = self._file.read(piece.length)
         if len(data) != piece.length or _digest(data) != piece.digest:
             raise self._damaged("a part of it was changed")
@@ -120,15 +118,19 @@ class SessionFileReader:
 
     def skip(self, piece: Piece) -> None:
         """Check the next piece, a little at a time. Raises as `read`."""
-        if not 0 <= piece.length <= self._num_left:
-            raise self._damaged("its pieces are not those of its header")
-        self._num_left -= piece.length
+        self._begin(piece)
         digest, num_left = hashlib.blake2b(digest_size=_DIGEST_BYTES), piece.length
         while num_left and (data := self._file.read(min(num_left, _CHUNK_BYTES))):
             digest.update(data)
             num_left -= len(data)
         if num_left or digest.digest() != piece.digest:
             raise self._damaged("a part of it was changed")
+
+    def _begin(self, piece: Piece) -> None:
+        """Count the next piece as read. Raises `SessionFileError` where there is not so much left."""
+        if not 0 <= piece.length <= self._num_left:
+            raise self._damaged("its pieces are not those of its header")
+        self._num_left -= piece.length
 
     def _damaged(self, how: str) -> SessionFileError:
         return SessionFileError(f"{self._name} is damaged: {how}; copy it again, or save the session again")

@@ -246,8 +246,7 @@ class SessionFiles:
         is_known = (short_ids >= 0) & (short_ids < header.model.vocab_size)
         if any(not start < stop <= len(short_ids) for start, stop in answers.spans) or not is_known.all():
             raise SessionFileError("the saved session has an answer outside its tokens; save it again")
-        salt = state.cache_salt if state.key_salt is None else state.key_salt
-        self._saving.remember(short_ids, answers.spans, GenerationOptions(cache_salt=salt).salt)
+        self._saving.remember(short_ids, answers.spans, GenerationOptions(cache_salt=state.salt).salt)
 
 
 def _idle_s(header: Header) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from edge_runtime.engine.session_state import SessionState
+from edge_runtime.engine.thread import taken
 from edge_runtime.errors import EdgeError, InternalError
 
 logger = logging.getLogger(__name__)
@@ -28,10 +29,7 @@ class SessionJobs:
 
     def take_done(self) -> list[tuple[str, SessionState | EdgeError]]:
         """What has become of jobs since the last call."""
-        done = []
-        while not self._done.empty():
-            done.append(self._done.get_nowait())
-        return done
+        return taken(self._done)
 
     def stop(self) -> None:
         """Begin no other job."""

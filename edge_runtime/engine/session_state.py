@@ -46,3 +46,8 @@ class SavedState:
     """None: a new one."""
     idle_s: float = 0.0
     """For how long nobody has used it."""
+
+    @property
+    def salt(self) -> str:
+        """The salt of what its requests compute and find."""
+        return self.cache_salt if self.key_salt is None else self.key_salt

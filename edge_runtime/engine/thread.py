@@ -76,10 +76,7 @@ class EngineThread:
 
     def take_events(self) -> list[Event]:
         """All events since the last call, in order."""
-        events = []
-        while not self._outbox.empty():
-            events.append(self._outbox.get_nowait())
-        return events
+        return taken(self._outbox)
 
     def call(self, work: Callable[[], _T]) -> _T:
         """Do a small piece of work between two steps of the engine, wait for it and return what it returned.
@@ -160,6 +157,14 @@ class EngineThread:
     def _say(self, event: Event) -> None:
         self._outbox.put(event)
         self._wake()
+
+
+def taken(source: queue.SimpleQueue[_T]) -> list[_T]:
+    """All that is in a queue which nobody else reads, in order."""
+    found = []
+    while not source.empty():
+        found.append(source.get_nowait())
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

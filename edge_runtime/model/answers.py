@@ -6,14 +6,13 @@ nothing with what is in the cache from there on. So an answer's tokens are remem
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.model.thoughts import DrawnThoughts, DroppedThought, Thought, prompt_hash
+from edge_runtime.model.latest import LatestDrawn, prompt_hash
+from edge_runtime.model.thoughts import DrawnThoughts, DroppedThought, Thought
 from edge_runtime.model.tokenizer import Tokenizer
 
 MAX_ANSWERS = 1024
@@ -30,9 +29,7 @@ class DrawnAnswers:
         """`end_ids`: tokens that end an answer, and in a history follow it; `think_ids`: those around a thought."""
         self._tokenizer = tokenizer
         self._end_ids = np.array(sorted(end_ids), dtype=np.int64)
-        self._lock = threading.Lock()
-        self._answers: OrderedDict[tuple[int, bytes], NDArray[np.int64]] = OrderedDict()
-        self._num_tokens = 0
+        self._answers: LatestDrawn[NDArray[np.int64]] = LatestDrawn(MAX_ANSWERS, MAX_TOKENS)
         self._thoughts = DrawnThoughts(tokenizer, end_ids, think_ids)
 
     def note(self, prompt_ids: NDArray[np.int64], output_ids: tuple[int, ...], salt: bytes = b"") -> None:
@@ -48,12 +45,7 @@ class DrawnAnswers:
         if not len(drawn) or self._has_controls(drawn):
             self._thoughts.note(prompt_ids, drawn, salt)
             return
-        key = len(prompt_ids), prompt_hash(prompt_ids, salt).digest()
-        with self._lock:
-            self._num_tokens += len(drawn) - len(self._answers.pop(key, drawn[:0]))
-            self._answers[key] = drawn
-            while len(self._answers) > MAX_ANSWERS or self._num_tokens > MAX_TOKENS:
-                self._num_tokens -= len(self._answers.popitem(last=False)[1])
+        self._answers.note(prompt_ids, drawn, salt)
 
     def restore(self, ids: NDArray[np.int64], salt: bytes = b"") -> NDArray[np.int64]:
         """`ids` [T] of a prompt, an image being one token, with the answers in it that were drawn here as they were."""
@@ -66,8 +58,7 @@ class DrawnAnswers:
 
         `dropped`: for each message of the prompt the drop in which its thought has left; 0: none did.
         """
-        with self._lock:
-            answers = dict(self._answers)
+        answers = self._answers.known
         thoughts = self._thoughts.known if any(dropped) else {}
         digest, start, spans = prompt_hash(ids[:0], salt), 0, []
         for length in sorted({length for length, _ in (*answers, *thoughts)}):
@@ -104,8 +95,7 @@ class DrawnAnswers:
 
     def spans(self, ids: NDArray[np.int64], salt: bytes = b"") -> list[tuple[int, int]]:
         """Where in `ids`, which `as_drawn` gave, answers, with the thoughts there, are remembered: start and end."""
-        with self._lock:
-            known = [dict(self._answers)]
+        known = [self._answers.known]
         known.append({key: np.concatenate((one.thought, one.answer)) for key, one in self._thoughts.known.items()})
         found = []
         for length in sorted({length for answers in known for length, _ in answers if length < len(ids)}):

@@ -110,8 +110,7 @@ class PortableDecoder:
 
     def _run(self, step: DecoderStep) -> Logits | None:
         lease, num_tokens = step.lease, len(step.inputs_embeds)
-        if not isinstance(lease, ContiguousLease):
-            raise InternalError(f"a {type(lease).__name__} is not a lease of this decoder's cache")
+        memory = _chat_memory(lease)
         total = lease.length + num_tokens
         if total > lease.capacity:
             raise InternalError(f"{total} tokens in a KV lease of {lease.capacity}")
@@ -127,7 +126,7 @@ class PortableDecoder:
         if self._num_taps:
             inputs["deepstack"] = step.deepstack
         try:
-            lease.buffers.binding.run(inputs, outputs, step.cancel)
+            memory.binding.run(inputs, outputs, step.cancel)
         except Cancelled:
             return None
         lease.extend(num_tokens)
@@ -135,17 +134,11 @@ class PortableDecoder:
 
     def dump(self, lease: KVLease, start: int, num_tokens: int) -> bytes:
         """As `KVBlocks.dump`."""
-        return self._memory(lease).dump_bytes(0, num_tokens, start)
+        return _chat_memory(lease).memory.dump_bytes(0, num_tokens, start)
 
     def load(self, lease: KVLease, start: int, num_tokens: int, saved: bytes) -> None:
         """As `KVBlocks.load`."""
-        self._memory(lease).load_bytes(0, num_tokens, saved, start)
-
-    def _memory(self, lease: KVLease) -> KVMemory:
-        if not isinstance(lease, ContiguousLease):
-            raise InternalError(f"a {type(lease).__name__} is not a lease of this decoder's cache")
-        memory: KVMemory = lease.buffers.memory
-        return memory
+        _chat_memory(lease).memory.load_bytes(0, num_tokens, saved, start)
 
     def _allocate(self, num_tokens: int) -> _ChatMemory:
         """Keys and values of one chat: a single block, past and present in one."""
@@ -164,6 +157,14 @@ class _ChatMemory:
     def copy(self, target: _ChatMemory, rows: NDArray[np.int64]) -> None:
         """Copy `rows` to the first ones of `target`."""
         self.memory.copy_rows(rows, np.arange(len(rows)), into=target.memory)
+
+
+def _chat_memory(lease: KVLease) -> _ChatMemory:
+    """What a lease of this decoder holds. Raises `InternalError` for another's."""
+    if not isinstance(lease, ContiguousLease):
+        raise InternalError(f"a {type(lease).__name__} is not a lease of this decoder's cache")
+    memory: _ChatMemory = lease.buffers
+    return memory
 
 
 def logits_buffers(graph: Graph, text: TextArchitecture, num_rows: int) -> dict[str, Array]:

@@ -120,13 +120,12 @@ class PagedKVCache:
         """Where the tokens of a lease from number `num_tokens` on can be copied from, counted through all blocks."""
         best = np.empty(0, dtype=np.int64)
         for source in sources:
-            there = takewhile(self._block_of.__contains__, source.keys)
-            blocks = np.array([self._block_of[key] for key in there], dtype=np.int64)
+            blocks = self._shared(source.keys)
             block, num_rows = self._part(source, len(blocks))
             rows = source.found(len(blocks) * self.block_size + num_rows)[num_tokens:]
             if len(rows) > len(best):
-                blocks = np.append(blocks, block)
-                best = blocks[rows // self.block_size] * self.block_size + rows % self.block_size
+                places = np.array([*blocks, block], dtype=np.int64)
+                best = places[rows // self.block_size] * self.block_size + rows % self.block_size
         return best
 
     def find(self, source: RowSource) -> tuple[PagedLease, int] | None:

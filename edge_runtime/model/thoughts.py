@@ -5,15 +5,13 @@ Nothing of this comes from a text: a thought is known because it was drawn here 
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.model.latest import LatestDrawn, Prompt
 from edge_runtime.model.tokenizer import Tokenizer
 
 MAX_THOUGHTS = 1024
@@ -51,14 +49,12 @@ class DrawnThoughts:
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._think_ids = think_ids
-        self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[int, bytes], Thought] = OrderedDict()
+        self._latest: LatestDrawn[Thought] = LatestDrawn(MAX_THOUGHTS, MAX_THOUGHT_TOKENS)
 
     @property
-    def known(self) -> dict[tuple[int, bytes], Thought]:
-        """By length and digest of the prompt before them."""
-        with self._lock:
-            return dict(self._known)
+    def known(self) -> dict[Prompt, Thought]:
+        """By the prompt before them."""
+        return self._latest.known
 
     def note(self, prompt_ids: NDArray[np.int64], drawn: NDArray[np.int64], salt: bytes) -> None:
         """Remember what was drawn after a prompt, if it is a thought and an answer.
@@ -73,12 +69,7 @@ class DrawnThoughts:
         found = self._split(np.concatenate((prompt_ids[start:], drawn)), self._think_ids)
         if found is None:
             return
-        key = start, prompt_hash(prompt_ids[:start], salt).digest()
-        with self._lock:
-            self._known.pop(key, None)
-            self._known[key] = found
-            while len(self._known) > MAX_THOUGHTS or sum(map(len, self._known.values())) > MAX_THOUGHT_TOKENS:
-                self._known.popitem(last=False)
+        self._latest.note(prompt_ids[:start], found, salt)
 
     def _split(self, drawn: NDArray[np.int64], think_ids: tuple[int, int]) -> Thought | None:
         """A thought and its answer, of what was drawn from `<think>` on; None for anything else."""
@@ -91,8 +82,3 @@ class DrawnThoughts:
         while stop < len(drawn) and not self._tokenizer.detokenize([int(drawn[stop])]).strip(b"\n"):
             stop += 1
         return Thought(drawn[:stop], drawn[stop:]) if stop < len(drawn) else None
-
-
-def prompt_hash(ids: NDArray[np.int64], salt: bytes) -> hashlib.blake2b:
-    """What a prompt is found by, as far as `ids` go."""
-    return hashlib.blake2b(ids.tobytes(), digest_size=16, salt=salt)

@@ -17,7 +17,7 @@ from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions, SamplingParams
 from edge_runtime.errors import ServerError, UnknownSession
 from edge_runtime.serving import messages as wire
-from edge_runtime.serving.base_client import BaseClient, BaseSession, BaseStream, absolute, reply_of
+from edge_runtime.serving.base_client import BaseClient, BaseSession, BaseStream, absolute, num_kept, reply_of
 from edge_runtime.serving.chat import Chat
 from edge_runtime.serving.client_core import Reply
 from edge_runtime.serving.images import ImageSource, question
@@ -208,9 +208,7 @@ class AsyncSession(BaseSession[AsyncStream]):
         self, images: OlderThan | None = None, *, reasoning: bool = False, approximate: bool = False
     ) -> wire.SessionReply:
         """As that of `client.Session`."""
-        replies = _Replies()
-        self._drop(replies.put, images, reasoning, approximate)
-        return reply_of(wire.SessionReply, await replies.get())
+        return await self._call("drop", keep_images=num_kept(images), reasoning=reasoning, approximate=approximate)
 
     async def state(self) -> wire.SessionReply:
         """How long it is, and what it holds. Raises `UnknownSession`."""

@@ -130,6 +130,13 @@ def _check_turn(turn: object) -> None:
         raise BadParameter(f"turn is {shown(turn)}; it must be a whole number: 0 is the first, -1 the last")
 
 
+def num_kept(images: OlderThan | None) -> int | None:
+    """How many images a drop leaves, as the server is told it. Raises `BadParameter` for what is no `older_than(k)`."""
+    if images is not None and not isinstance(images, OlderThan):
+        raise BadParameter(f"images is {images!r:.80}; wanted older_than(k), which leaves the last k")
+    return None if images is None else images.num_kept
+
+
 def absolute(path: str | os.PathLike[str]) -> str:
     """A path as the server is told it. Raises `BadParameter` for what is none."""
     if path == "":
@@ -207,12 +214,6 @@ class BaseSession(Generic[_Stream]):
         supersede = fields.pop("supersede", False)
         known = GenerationOptions.of(options, fields, "ask()", wraps=True)
         return self._begin(question(prompt, images), known, turn, supersede)
-
-    def _drop(self, deliver: Deliver, images: OlderThan | None, reasoning: bool, approximate: bool) -> None:
-        if images is not None and not isinstance(images, OlderThan):
-            raise BadParameter(f"images is {images!r:.80}; wanted older_than(k), which leaves the last k")
-        keep = None if images is None else images.num_kept
-        self._do(deliver, "drop", keep_images=keep, reasoning=reasoning, approximate=approximate)
 
     def _do(self, deliver: Deliver, op: str, **fields: Any) -> None:
         _check_turn(fields.get("turn"))

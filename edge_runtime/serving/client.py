@@ -16,7 +16,7 @@ from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions, SamplingParams
 from edge_runtime.errors import ServerError, UnknownSession
 from edge_runtime.serving import messages as wire
-from edge_runtime.serving.base_client import BaseClient, BaseSession, BaseStream, absolute, reply_of
+from edge_runtime.serving.base_client import BaseClient, BaseSession, BaseStream, absolute, num_kept, reply_of
 from edge_runtime.serving.chat import Chat
 from edge_runtime.serving.client_core import Reply
 from edge_runtime.serving.images import ImageSource, question
@@ -200,9 +200,7 @@ class Session(BaseSession[Stream]):
         `reasoning`: the thought before the last answer leaves, too; exactly the chat template drops it in any case.
         Raises `UnknownSession`, `SessionBusy`.
         """
-        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-        self._drop(replies.put, images, reasoning, approximate)
-        return reply_of(wire.SessionReply, replies.get())
+        return self._call("drop", keep_images=num_kept(images), reasoning=reasoning, approximate=approximate)
 
     def state(self) -> wire.SessionReply:
         """How long it is, and what it holds. Raises `UnknownSession`."""

@@ -24,7 +24,8 @@ from edge_runtime.model.graph import Array
 from edge_runtime.model.kv_cache import KVLease
 from edge_runtime.model.paged_kv_cache import PagedLease
 from edge_runtime.model.ragged_decoder import RaggedDecoder
-from tests.engine.test_reuse_bits import SCREENS, engine_of
+from tests.engine.test_reuse_bits import SCREENS
+from tests.engine.tiny_engine import engine_of
 
 NEXT = Message("user", "and what now?")
 

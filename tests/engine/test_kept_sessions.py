@@ -21,7 +21,7 @@ from edge_runtime.errors import BadPrompt, ShuttingDown, TimedOut, UnknownSessio
 from edge_runtime.model.conversation import Message
 from tests.engine.fake_runner import FakeRunner, engine_of
 from tests.engine.test_session_files import ask, files_of
-from tests.engine.test_session_files import engine_of as engine_of_bundle
+from tests.engine.tiny_engine import engine_of as engine_of_bundle
 
 NEVER = lambda: False  # noqa: E731
 LATER_S = time.monotonic() + 3600

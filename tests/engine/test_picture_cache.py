@@ -29,7 +29,7 @@ from edge_runtime.vision.decoding import PictureDecoder
 from edge_runtime.vision.encoder import VisionFeatures
 from edge_runtime.vision.pending import PendingPixels
 from edge_runtime.vision.plan import VisionRun
-from tests.engine.test_reuse_bits import engine_of
+from tests.engine.tiny_engine import engine_of
 
 NORMAL = Normalization.of((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SCENE = np.random.default_rng(5).integers(0, 256, (96, 160, 3), dtype=np.uint8)

@@ -10,41 +10,16 @@ import pytest
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.devices.profile import KVDtype
-from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.engine.chat import Phase
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Delta, Failed, Finished, TokenLogprob
 from edge_runtime.engine.request import GenerationRequest
-from edge_runtime.engine.settings import EngineSettings
-from edge_runtime.model.bundle import open_bundle
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
-from edge_runtime.model.graph import GraphSettings
-from edge_runtime.vision.image import ImageLimits
+from tests.engine.tiny_engine import CHUNK, engine_of
 
-CHUNK = 32
 RNG = np.random.default_rng(3)
 SCREENS = [RNG.integers(0, 256, (96, 160, 3), dtype=np.uint8) for _ in range(4)]
 Answer = tuple[Finished, list[TokenLogprob]]
-
-
-def engine_of(
-    bundle: Path,
-    kernels: KernelLibrary | None,
-    kv_dtype: KVDtype = "fp32",
-    cache_tokens: int = 4096,
-    shared_chunk: int | None = None,
-) -> Engine:
-    settings = RunnerSettings(
-        2048,
-        cache_tokens,
-        None,
-        GraphSettings(2, kernels=kernels),
-        ImageLimits(),
-        kv_dtype,
-        prefill_chunk=CHUNK,
-        feature_cache_bytes=1 << 20,
-    )
-    return Engine(BundleRunner(open_bundle(bundle), settings), EngineSettings(CHUNK, shared_chunk))
 
 
 def ask(engine: Engine, history: list[Message], salt: str = "") -> Answer:

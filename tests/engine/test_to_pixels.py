@@ -19,7 +19,7 @@ from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import BadParameter, SmallImageWarning
 from edge_runtime.families.qwen3_vl.processor import MAX_ASPECT_RATIO, PixelRange, image_target_size
 from edge_runtime.model.conversation import ImagePart, Message, Part, PictureDigest, TextPart, VideoPart
-from tests.engine.test_reuse_bits import engine_of
+from tests.engine.tiny_engine import engine_of
 
 SIDES = st.one_of(st.integers(1, 8), st.sampled_from([31, 999, 1000, 1001, 4000, 8192]), st.integers(1, 100_000))
 VALUES = st.one_of(st.integers(0, 1000), st.floats(0, 1000))

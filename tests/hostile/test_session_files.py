@@ -27,7 +27,8 @@ from edge_runtime.engine.session_file import (
 from edge_runtime.engine.session_files import SessionFiles
 from edge_runtime.engine.session_record import Header, decode_header
 from edge_runtime.errors import SessionFileError, TooManySessions
-from tests.engine.test_session_files import conversation, engine_of, files_of
+from tests.engine.test_session_files import conversation, files_of
+from tests.engine.tiny_engine import engine_of
 
 Change = Callable[[dict[str, Any]], None]
 

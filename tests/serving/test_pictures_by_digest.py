@@ -26,7 +26,7 @@ from edge_runtime.serving.outgoing import Outgoing
 from edge_runtime.serving.server import Server
 from edge_runtime.serving.settings import ServerSettings
 from edge_runtime.serving.sockets import Dealer
-from tests.engine.test_reuse_bits import engine_of
+from tests.engine.tiny_engine import engine_of
 from tests.serving.conftest import MODEL, pictures_of
 
 Serve = Callable[..., Any]
