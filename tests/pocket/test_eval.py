@@ -109,8 +109,6 @@ def test_report_has_a_column_per_model(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "reports" / "pocket.json").read_text()) == as_json(answered)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("chromium")
 def test_a_bundle_is_asked_with_each_kind_of_keys_and_values() -> None:
     one, other = Path("a/int4"), Path("b/int4")
     assert contenders([one], [None]) == {"int4": (one, None)}
@@ -119,6 +117,8 @@ def test_a_bundle_is_asked_with_each_kind_of_keys_and_values() -> None:
     assert len(contenders([one], ["int8", "int8"])) == 1  # which main refuses
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("chromium")
 def test_pages_show_all_that_is_written_on_them() -> None:
     with browser() as tab:
         for path in sorted(PAGES.glob("*.html")):
