@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,9 +63,8 @@ def serve(  # noqa: PLR0913, PLR0917 - these are the command's own options
     )
     planned = PlannedBundle.open(bundle, profile)
     # The address is taken before the model is loaded: a second server says so at once.
-    with closing(Server(settings)) as server:
+    with closing(Server(settings)) as server, _stopped_by_signals(server):
         _print_plan(planned)
-        _stop_on_signals(server)
         engine = planned.load()
         engine.sessions.limits = replace(engine.sessions.limits, timeout_s=session_timeout)
         typer.echo(f"serving {planned.bundle.manifest.name} at {server.address}")
@@ -88,9 +89,22 @@ def _print_plan(planned: PlannedBundle) -> None:
         typer.echo(planned.parity_notice)
 
 
-def _stop_on_signals(server: Server) -> None:
-    """SIGTERM and Ctrl-C stop the server in good order; while the model loads they take effect after that."""
+@contextmanager
+def _stopped_by_signals(server: Server) -> Iterator[None]:
+    """SIGTERM and Ctrl-C stop the server in good order; while the model loads they take effect after that.
+
+    One that comes just before the server waits does not interrupt the wait, and Python acts on it only behind that; so
+    the system's own handler wakes the server, too.
+    """
+    import os  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
+    waker = server.waker()
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop())
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(waker)

@@ -79,6 +79,10 @@ class Server:
         self._num_stops += 1
         self._wakeup.set()
 
+    def waker(self) -> int:
+        """A new descriptor: a byte written to it has `run` look whether it was told to stop. For `set_wakeup_fd`."""
+        return self._wakeup.writer()
+
     def close(self) -> None:
         """Release the address. `run` does so itself."""
         self._router.close()

@@ -221,6 +221,10 @@ class Wakeup:
         """The descriptor to poll for reading."""
         return self._reader.fileno()
 
+    def writer(self) -> int:
+        """A new descriptor for who wakes by writing a byte, as `signal.set_wakeup_fd` does. Never blocks."""
+        return os.dup(self._writer.fileno())
+
     def set(self) -> None:
         """Wake the poller. Never blocks; does nothing after `close`."""
         # A full pair is a set one; a closed one has nobody left to wake.

@@ -96,6 +96,26 @@ def test_ctrl_c_exits_0(served: Callable[..., Served]) -> None:
     assert served().end(signal.SIGINT) == 0
 
 
+def test_a_signal_that_does_not_interrupt_the_wait_ends_the_server(tiny_bundle: Path) -> None:
+    """One that comes just before the wait begins interrupts nothing. Here another thread gets it, to that effect."""
+    shoot = "input(), time.sleep(1), signal.pthread_kill(threading.get_ident(), signal.SIGTERM)"
+    script = f"import signal, threading, time; threading.Thread(target=lambda: ({shoot}), daemon=True).start(); "
+    command = [sys.executable, "-c", script + "from edge_runtime.cli.main import app; app()"]
+    command += ["serve", str(tiny_bundle), "--bind", "tcp://127.0.0.1:*"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert any(line.startswith("serving ") for line in process.stdout)
+            process.stdin.write("now\n")
+            process.stdin.flush()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
 def test_second_server_on_the_same_address(served: Callable[..., Served], tiny_bundle: Path) -> None:
     server = served()
     command = [*COMMAND, "serve", str(tiny_bundle), "--bind", server.address]
