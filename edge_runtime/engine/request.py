@@ -42,7 +42,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 
 Not `Meta(ge=, le=)`: msgspec would refuse in words of its own, and the wire with another code.
 """
-_MAX_LENGTHS = {"cache_salt": 256}
+MAX_SALT_LENGTH = 256
+_MAX_LENGTHS = {"cache_salt": MAX_SALT_LENGTH}
 """Characters of a string."""
 _MAX_STRINGS = 16
 _SHOWN = 80

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.engine.request import MAX_SALT_LENGTH
 from edge_runtime.engine.session_file import Piece
 from edge_runtime.engine.session_state import SavedState
 from edge_runtime.errors import SessionFileError
@@ -23,7 +24,7 @@ _Index = Annotated[int, msgspec.Meta(ge=0)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _MAX_PARTS = 1 << 16
 """Of a session that comes out of a file: no model has room for so many."""
-_Salt = Annotated[str, msgspec.Meta(max_length=256)]
+_Salt = Annotated[str, msgspec.Meta(max_length=MAX_SALT_LENGTH)]
 
 
 class PictureRecord(msgspec.Struct, frozen=True):

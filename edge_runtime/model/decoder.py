@@ -134,11 +134,11 @@ class PortableDecoder:
 
     def dump(self, lease: KVLease, start: int, num_tokens: int) -> bytes:
         """As `KVBlocks.dump`."""
-        return _chat_memory(lease).memory.dump_bytes(0, num_tokens, start)
+        return _chat_memory(lease).memory.dump(0, num_tokens, start)
 
     def load(self, lease: KVLease, start: int, num_tokens: int, saved: bytes) -> None:
         """As `KVBlocks.load`."""
-        _chat_memory(lease).memory.load_bytes(0, num_tokens, saved, start)
+        _chat_memory(lease).memory.load(0, num_tokens, saved, start)
 
     def _allocate(self, num_tokens: int) -> _ChatMemory:
         """Keys and values of one chat: a single block, past and present in one."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,16 +53,12 @@ class KVMemory:
                 rows = array[source, :, start : start + num_rows]
                 into.arrays[name][target, :, place : place + num_rows] = rows
 
-    def dump(self, block: int, num_tokens: int, start: int = 0) -> list[Array]:
-        """A copy of tokens of a block from `start` on: per array [num_heads, num_tokens, ...], in order of `arrays`."""
-        return [view.copy() for view in self._views(block, num_tokens, start)]
-
-    def dump_bytes(self, block: int, num_tokens: int, start: int = 0) -> bytes:
-        """The same as bytes, one array behind the other."""
+    def dump(self, block: int, num_tokens: int, start: int = 0) -> bytes:
+        """Tokens of a block from `start` on: per array [num_heads, num_tokens, ...], one behind the other."""
         return b"".join(np.ascontiguousarray(view).data for view in self._views(block, num_tokens, start))
 
-    def load_bytes(self, block: int, num_tokens: int, saved: bytes, start: int = 0) -> None:
-        """Write what `dump_bytes` gave to the tokens from `start` on. Raises `InternalError` for another length."""
+    def load(self, block: int, num_tokens: int, saved: bytes, start: int = 0) -> None:
+        """Write what `dump` gave to the tokens from `start` on. Raises `InternalError` for another length."""
         views = self._views(block, num_tokens, start)
         if len(saved) != sum(view.nbytes for view in views):
             raise InternalError(f"{len(saved)} bytes of keys and values do not fit {num_tokens} tokens")
@@ -70,17 +66,6 @@ class KVMemory:
         for view in views:
             view[:] = np.frombuffer(saved, view.dtype, view.size, offset).reshape(view.shape)
             offset += view.nbytes
-
-    def load(self, block: int, saved: Sequence[Array]) -> None:
-        """Write what `dump` gave to the start of a block. Raises `InternalError` for what another memory gave."""
-        num_tokens = saved[0].shape[1] if saved else 0
-        self._check(block, num_tokens)
-        places = [array[block, :, :num_tokens] for array in self.arrays.values()]
-        wanted, given = ([(str(one.dtype), one.shape) for one in arrays] for arrays in (places, saved))
-        if wanted != given:
-            raise InternalError(f"keys and values of {given} do not fit a block of {wanted}")
-        for place, values in zip(places, saved, strict=True):
-            place[:] = values
 
     def _views(self, block: int, num_tokens: int, start: int) -> list[Array]:
         self._check(block, num_tokens, start)

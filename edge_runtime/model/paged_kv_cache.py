@@ -167,15 +167,6 @@ class PagedKVCache:
                 self._part_of[key] = block, num_rows
                 self._parts.setdefault(block, []).append(key)
 
-    def hold(self, block_ids: Iterable[int]) -> None:
-        """Refer to blocks that somebody else refers to: they stay when that one lets go. They are not to be written."""
-        blocks = [int(block) for block in block_ids]
-        for block in blocks:
-            if not 0 <= block < self.num_blocks or not self._references[block]:
-                raise InternalError(f"KV block {block} is free, it cannot be held")
-        for block in blocks:
-            self._references[block] += 1
-
     def release(self, block_ids: Sequence[int] | NDArray[np.int32]) -> None:
         """Refer to blocks no more. Of those that are kept, the last of a chat is the first to give way."""
         for block in reversed([int(block) for block in block_ids]):

@@ -68,12 +68,12 @@ class RaggedDecoder:
     def dump(self, lease: KVLease, start: int, num_tokens: int) -> bytes:
         """As `KVBlocks.dump`."""
         index, place = divmod(start, BLOCK_SIZE)
-        return self.memory.dump_bytes(int(_paged(lease).block_ids[index]), num_tokens, place)
+        return self.memory.dump(int(_paged(lease).block_ids[index]), num_tokens, place)
 
     def load(self, lease: KVLease, start: int, num_tokens: int, saved: bytes) -> None:
         """As `KVBlocks.load`."""
         index, place = divmod(start, BLOCK_SIZE)
-        self.memory.load_bytes(int(_paged(lease).block_ids[index]), num_tokens, saved, place)
+        self.memory.load(int(_paged(lease).block_ids[index]), num_tokens, saved, place)
 
     def _run(self, steps: Sequence[DecoderStep], cancel: CancelToken) -> list[Logits | None]:
         leases = [_own(step) for step in steps]

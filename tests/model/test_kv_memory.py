@@ -47,26 +47,23 @@ def test_arrays_have_the_shape_the_graph_wants_and_start_as_zeros() -> None:
 def test_what_was_saved_comes_back_in_another_block(num_tokens: int) -> None:
     memory, other = filled(), KVMemory(ROWS, num_heads=2, num_blocks=1, block_size=20)
     saved = memory.dump(1, num_tokens)
-    memory.load(0, saved)
-    other.load(0, saved)
+    memory.load(0, num_tokens, saved)
+    other.load(0, num_tokens, saved, start=3)
     for name, array in memory.arrays.items():
         assert np.array_equal(array[0, :, :num_tokens], array[1, :, :num_tokens])
-        assert np.array_equal(other.arrays[name][0, :, :num_tokens], array[1, :, :num_tokens])
+        assert np.array_equal(other.arrays[name][0, :, 3 : 3 + num_tokens], array[1, :, :num_tokens])
 
 
-def test_what_another_memory_gave_is_refused_and_nothing_is_written() -> None:
+def test_what_has_another_length_is_refused_and_nothing_is_written() -> None:
     memory = filled()
     others = (
         KVMemory(ROWS, num_heads=3, num_blocks=1, block_size=8),
         KVMemory({**ROWS, "key": (np.dtype(np.float16), (4,))}, num_heads=2, num_blocks=1, block_size=8),
     )
-    for other in others:
-        with pytest.raises(InternalError, match="do not fit a block"):
-            memory.load(0, other.dump(0, 8))
-    saved = memory.dump(0, 8)
-    for wrong in ([], saved[:1], [saved[0], saved[1][:, :2]], [saved[0][:, :2], saved[1]]):
-        with pytest.raises(InternalError, match="do not fit a block"):
-            memory.load(0, wrong)
+    saved = memory.dump(1, 8)
+    for wrong in (b"", saved[:-1], saved + b"0", *(other.dump(0, 8) for other in others)):
+        with pytest.raises(InternalError, match="do not fit 8 tokens"):
+            memory.load(0, 8, wrong)
     assert all(np.array_equal(array, filled().arrays[name]) for name, array in memory.arrays.items())
 
 
@@ -97,7 +94,7 @@ def test_a_chat_goes_on_from_blocks_that_another_has_written(
             inside = np.arange(BLOCK_SIZE)
             decoder.memory.copy_rows(source * BLOCK_SIZE + inside, target * BLOCK_SIZE + inside)
         else:
-            decoder.memory.load(target, decoder.memory.dump(source, BLOCK_SIZE))
+            decoder.memory.load(target, BLOCK_SIZE, decoder.memory.dump(source, BLOCK_SIZE))
     second.extend(total - 1)
     (again,) = runner.forward([Step(log, log.ids(total - 1, total), second, 1, CancelToken())])
     assert whole is not None
