@@ -21,6 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from edge_runtime.engine.cache_info import CacheInfo, Found
 from edge_runtime.engine.chat import Chat, Clock, Phase
@@ -92,15 +93,20 @@ class Engine:
         """All that can be done for a request before it is taken on; `cancel` is the chat's from now on. For any thread.
 
         Raises `Overloaded` if the queue is full, `ContextOverflow` if prompt and answer cannot fit (nothing was
-        computed), `BadPrompt` or `BadImage` for what the model cannot take, `Cancelled`; and as `Sessions.begin`.
+        computed), `BadPrompt` or `BadImage` for what the model cannot take, `Cancelled`; and as `Sessions.begin`. What
+        it supersedes in its session is cancelled at the end, where all this has not happened.
         """
         clock = Clock(submitted_s=time.perf_counter())
         self._scheduler.check_room()
-        request = self.sessions.begin(request, cancel)
-        with self.sessions.unless_refused(request), internal_unless_ours("preparing a prompt"):
+        return self.sessions.prepared(request, cancel, partial(self._prepare, clock, cancel))
+
+    def _prepare(self, clock: Clock, cancel: CancelToken, request: GenerationRequest) -> Chat:
+        """As `prepare`, with all that was said before in the session of `request`."""
+        with internal_unless_ours("preparing a prompt"):
             log = self._runner.prepare(request, cancel)
             max_tokens = self._scheduler.answer_length(log.num_prompt, log.image_tokens, request.options.max_tokens)
             transcript = Transcript(self._runner.think_token_ids, log.starts_in_reasoning, request.options.stop)
+            self._scheduler.check_room()  # by now; what this supersedes is cancelled next
             # The pictures stay with `log` alone, which drops each as soon as it is encoded.
             kept = GenerationRequest(
                 request.request_id, (), request.options, session=request.session, max_tokens=max_tokens
@@ -199,7 +205,7 @@ class Engine:
                 with self._failing(chat):
                     self._advance(chat, logits)
         if not self._chats:
-            self._check_idle()
+            self._scheduler.check_idle()
 
     def _advance(self, chat: Chat, logits: Logits | None) -> None:
         """Draw one token of `chat`; say what it adds, and whether it is the last."""
@@ -289,9 +295,3 @@ class Engine:
                 self._runner.media.release(chat.log)
             except Exception:  # noqa: BLE001 (what it held may be lost, but no other chat ends for it)
                 _log.exception("the images of request %r could not be released", chat.request.request_id)
-
-    def _check_idle(self) -> None:
-        """With no chat in flight the whole cache must be free."""
-        cache = self._runner.kv_cache
-        if cache.free_tokens + self._scheduler.lent_tokens != cache.max_tokens:
-            _log.error("idle, but only %d of %d cache tokens are free", cache.free_tokens, cache.max_tokens)

@@ -19,6 +19,7 @@ Policy:
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from edge_runtime.engine.request import DEFAULT_MAX_TOKENS
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import ContextOverflow, InternalError, Overloaded
 from edge_runtime.model.kv_cache import KVCache, KVLease
+
+_log = logging.getLogger(__name__)
 
 _DECODING_SHARE = 1 / 3
 """What decoding chats get of the time when others prefill or have images encoded: at least so much."""
@@ -79,10 +82,11 @@ class Scheduler:
         """Chats that wait for it."""
         return sum(map(len, self._waiting.values()))
 
-    @property
-    def lent_tokens(self) -> int:
-        """Room that no chat holds and that is not free."""
-        return sum(lease.capacity for lease in self.lent)
+    def check_idle(self) -> None:
+        """With no chat in flight the whole cache must be free, but for what is lent."""
+        cache = self._kv_cache
+        if cache.free_tokens + sum(lease.capacity for lease in self.lent) != cache.max_tokens:
+            _log.error("idle, but only %d of %d cache tokens are free", cache.free_tokens, cache.max_tokens)
 
     def check_room(self) -> None:
         """Raise `Overloaded` if not one more chat may wait."""
