@@ -12,8 +12,8 @@ from edge_runtime.devices.probe import probe_machine
 from edge_runtime.devices.select import ResolvedProfile, select_profile
 from edge_runtime.engine.bundle_runner import BundleRunner, RunnerSettings
 from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.option_checks import type_of
 from edge_runtime.engine.pocket import bundle_folder
-from edge_runtime.engine.request import type_of
 from edge_runtime.engine.session import Sessions
 from edge_runtime.engine.session_state import SessionLimits
 from edge_runtime.engine.settings import EngineSettings

@@ -7,47 +7,23 @@ all take theirs from it, so that a new one is written here, and where it takes e
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import islice
-from math import inf
-from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 import msgspec
 from msgspec import Meta
 
-from edge_runtime.errors import BadParameter, BadPrompt, RequestError
+from edge_runtime.engine.option_checks import kinds, schema_text, settle, type_of
+from edge_runtime.errors import BadParameter, BadPrompt
 
 if TYPE_CHECKING:
     from edge_runtime.model.conversation import Message  # the command line's help does without numpy
 
 DEFAULT_MAX_TOKENS = 1024
 """Length of an answer that nobody limited, where the context has room for so much."""
-
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "temperature": (0.0, 100.0),
-    "top_k": (0, 2**31),
-    "top_p": (1e-6, 1.0),
-    "min_p": (0.0, 1.0),
-    "repetition_penalty": (1e-3, 100.0),
-    "presence_penalty": (-100.0, 100.0),
-    "frequency_penalty": (-100.0, 100.0),
-    "seed": (0, 2**63 - 1),
-    "max_tokens": (1, 2**31),
-    "num_logprobs": (0, 20),
-}
-"""Least and largest value of every number, both allowed.
-
-Not `Meta(ge=, le=)`: msgspec would refuse in words of its own, and the wire with another code.
-"""
-MAX_SALT_LENGTH = 256
-_MAX_LENGTHS = {"cache_salt": MAX_SALT_LENGTH}
-"""Characters of a string."""
-_MAX_STRINGS = 16
-_SHOWN = 80
-"""Characters of a value that a refusal repeats."""
+EFFORTS: Mapping[str, int | None] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048, "high": None}
+"""What each means as a `thinking_budget`."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
@@ -73,7 +49,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a value of another type or outside its range."""
-        _settle(self, SamplingParams)
+        settle(self, SamplingParams)
 
 
 class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
@@ -99,6 +75,17 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     ] = False
     """By default they are plain text: what is quoted or typed never opens or closes a turn (decision 50)."""
     ignore_eos: Annotated[bool, Meta(description="Go on past end tokens, up to max_tokens; for benchmarks.")] = False
+    schema: Annotated[str, Meta(description="The answer is JSON of this JSON schema.")] = ""
+    """As text; the clients take an object, or a pydantic model's class, too."""
+    regex: Annotated[str, Meta(description="The answer matches this regular expression, as a whole.")] = ""
+    choice: Annotated[tuple[str, ...], Meta(description="The answer is one of these; may be repeated.")] = ()
+    lark: Annotated[str, Meta(description="The answer is of this grammar, in llguidance's dialect of Lark.")] = ""
+    thinking_budget: Annotated[
+        int | None, Meta(description="Tokens that a thought may take; then it is closed, and the answer follows.")
+    ] = None
+    """Of `max_tokens`, which counts both."""
+    effort: Annotated[str, Meta(description="The same in a word: none, minimal, low, medium or high.")] = ""
+    """See `EFFORTS`."""
     cache_salt: Annotated[
         str, Meta(description="Find again, in the server's cache, only what was asked with the same word.")
     ] = ""
@@ -106,7 +93,17 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a value of another type or outside its range; lists become tuples."""
-        _settle(self, GenerationOptions)
+        settle(self, GenerationOptions)
+        given = [name for name in ("schema", "regex", "choice", "lark") if getattr(self, name)]
+        if len(given) > 1:
+            raise BadParameter(f"{' and '.join(given)} are given; an answer takes one of them")
+        if self.effort and self.thinking_budget is not None:
+            raise BadParameter("effort and thinking_budget are given; effort stands for a budget, so give one of them")
+
+    @property
+    def most_thoughts(self) -> int | None:
+        """How many tokens a thought may have; None: no limit."""
+        return EFFORTS[self.effort] if self.effort else self.thinking_budget
 
     @property
     def salt(self) -> bytes:
@@ -140,8 +137,10 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
             if not isinstance(base, (SamplingParams, type(None))):
                 raise BadParameter(f"{name} is of type {type(base).__name__}; wanted {wanted}")
             values |= {} if base is None else msgspec.structs.asdict(base)
-        lists = [name for name, (kind, _) in _kinds(cls).items() if get_origin(kind) is tuple] if wraps else ()
+        lists = [name for name, (kind, _) in kinds(cls).items() if get_origin(kind) is tuple] if wraps else ()
         rest |= {name: (rest[name],) for name in lists if isinstance(rest.get(name), str)}
+        if "schema" in rest:
+            rest["schema"] = schema_text(rest["schema"])
         return cls(**values | rest)
 
 
@@ -198,97 +197,3 @@ def _messages(messages: object) -> tuple[Message, ...]:
         if not isinstance(message, Message):
             raise BadPrompt(f"message {number} is {type_of(message)}; {wanted}")
     return tuple(messages)
-
-
-# ---- what a field takes ----------------------------------------------------------------------------------------
-
-
-def _settle(options: SamplingParams, of: type[SamplingParams]) -> None:
-    """Check the fields that `options` has of `of`, and put into them what stands for what they were given."""
-    for name, (kind, may_be_none) in _kinds(of).items():
-        value = getattr(options, name)
-        if value is not None or not may_be_none:
-            settled = _settled(name, value, kind, may_be_none)
-            if settled is not value:
-                msgspec.structs.force_setattr(options, name, settled)
-
-
-@cache
-def _kinds(of: type[SamplingParams]) -> dict[str, tuple[Any, bool]]:
-    """Of each field its type, and whether it may be None instead, as its annotation has them."""
-    hints = get_type_hints(of)
-    found = {}
-    for name in of.__struct_fields__:
-        kind = hints[name]
-        if may_be_none := NoneType in get_args(kind):
-            (kind,) = set(get_args(kind)) - {NoneType}
-        found[name] = (kind, may_be_none)
-    return found
-
-
-def _settled(name: str, value: Any, kind: Any, may_be_none: bool = False) -> Any:
-    """What a field of type `kind` keeps of `value`. Raises `BadParameter`."""
-    if get_origin(kind) is tuple:
-        return _settled_list(name, value, get_args(kind)[0])
-    if kind is str:
-        text, most = plain_text(value, name, BadParameter), _MAX_LENGTHS.get(name, inf)
-        if len(text) > most:
-            raise BadParameter(f"{name} has {len(text)} characters; at most {most} are taken")
-        return text
-    if kind is bool:
-        wanted, fits = "true, false or left out" if may_be_none else "true or false", isinstance(value, bool)
-    elif kind in (int, float):
-        low, high = _RANGES.get(name, (-inf, inf))
-        wanted = f"a whole number from {low} to {high}" if kind is int else f"a number from {low:g} to {high:g}"
-        is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
-        fits = is_number and low <= value <= high
-    else:
-        wanted, fits = f"of type {kind}", _converts(value, kind)
-    if not fits:
-        raise BadParameter(f"{name} is {shown(value)}; it must be {wanted}")
-    return float(value) if isinstance(value, float) else value  # of numpy's, which no encoder takes, Python's
-
-
-def _settled_list(name: str, values: Any, kind: Any) -> tuple[Any, ...]:
-    """A tuple of any list; None is an empty one. A string is none: it would be taken letter by letter."""
-    what = "string" if kind is str else kind.__name__
-    if values is None:
-        return ()
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, bytearray, memoryview, Mapping)):
-        raise BadParameter(f"{name} is {shown(values)}; wanted a list of {what}s")
-    place = f"a {name} string" if kind is str else name
-    settled = tuple(_settled(place, value, kind) for value in islice(values, _MAX_STRINGS + 1))
-    if len(settled) > _MAX_STRINGS or "" in settled:
-        raise BadParameter(f"{name} takes a list of up to {_MAX_STRINGS} {what}s, none of them empty")
-    return settled
-
-
-def _converts(value: object, kind: Any) -> bool:
-    try:
-        return bool(msgspec.convert(value, kind) == value)
-    except msgspec.ValidationError:
-        return False
-
-
-def plain_text(text: object, what: str, refusal: type[RequestError]) -> str:
-    """`text`, which is what `what` says. Raises `refusal` for what is no string, or none that has an encoding."""
-    if not isinstance(text, str):
-        raise refusal(f"{what} is {type_of(text)}; wanted a string")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise refusal(f"{what} holds half a character (U+{ord(text[error.start]):04X}) at {error.start}") from error
-    return str.__str__(text)  # of a subclass, which no encoder takes, the plain string
-
-
-def shown(value: object) -> str:
-    """As much of a value as a refusal repeats; Python itself refuses to spell thousands of digits."""
-    try:
-        return repr(value)[:_SHOWN]
-    except ValueError:
-        return f"a value {type_of(value)}, too long to show"
-
-
-def type_of(value: object) -> str:
-    """What a refusal says of a value of the wrong type."""
-    return "None" if value is None else f"of type {type(value).__name__}"

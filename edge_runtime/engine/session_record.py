@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.engine.request import MAX_SALT_LENGTH
+from edge_runtime.engine.option_checks import MAX_SALT_LENGTH
 from edge_runtime.engine.session_file import Piece
 from edge_runtime.engine.session_state import SavedState
 from edge_runtime.errors import SessionFileError

@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 
 from edge_runtime.engine.dropping import OlderThan
 from edge_runtime.engine.events import Delta, Failed, Finished
-from edge_runtime.engine.request import GenerationOptions, SamplingParams, SessionTurn, shown
+from edge_runtime.engine.option_checks import shown
+from edge_runtime.engine.request import GenerationOptions, SamplingParams, SessionTurn
 from edge_runtime.errors import BadParameter, Cancelled
 from edge_runtime.model.conversation import Message
 from edge_runtime.serving import messages as wire

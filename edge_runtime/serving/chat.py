@@ -11,7 +11,7 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any, TypeVar
 
-from edge_runtime.engine.request import plain_text, shown, type_of
+from edge_runtime.engine.option_checks import plain_text, shown, type_of
 from edge_runtime.errors import BadImage, BadParameter, BadPrompt, RequestError
 from edge_runtime.model.conversation import ImagePart, Message, Part, Role, TextPart, VideoPart
 from edge_runtime.serving.images import picture

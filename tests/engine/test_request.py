@@ -8,14 +8,8 @@ from typing import Any, Literal, get_args
 import msgspec
 import pytest
 
-from edge_runtime.engine.request import (
-    _RANGES,
-    GenerationOptions,
-    GenerationRequest,
-    SamplingParams,
-    _kinds,
-    _settled,
-)
+from edge_runtime.engine.option_checks import _RANGES, _settled, kinds
+from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams
 from edge_runtime.errors import BadParameter, BadPrompt
 from edge_runtime.model.conversation import Message
 
@@ -104,7 +98,7 @@ def test_every_option_has_a_description_and_every_number_a_range():
     fields = msgspec.structs.fields(GenerationOptions)
     bare = [field.name for field in fields if not getattr((*get_args(field.type), None)[1], "description", None)]
     assert not bare, f"{bare} need Annotated[..., Meta(description=...)]: it is what `edge-runtime ask --help` says"
-    numbers = {name for name, (kind, _) in _kinds(GenerationOptions).items() if kind in (int, float)}
+    numbers = {name for name, (kind, _) in kinds(GenerationOptions).items() if kind in (int, float)}
     assert numbers == _RANGES.keys()
 
 

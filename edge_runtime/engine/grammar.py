@@ -1,0 +1,159 @@
+"""What an answer has to look like: JSON of a schema, a regular expression, one of some choices, a Lark grammar.
+
+llguidance turns these into the set of tokens that may come next. It is imported when the first request asks for such an
+answer, and nowhere else. Knows nothing of chats, logits' meaning or time.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.engine.request import GenerationOptions
+from edge_runtime.errors import BadParameter, InternalError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions
+
+MAX_NESTING = 64
+"""Lists and objects in each other, of a schema."""
+_JSON_STYLE: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""JSON as these models write it, and as few tokens of it as that takes."""
+_MAX_STATES = 20_000
+_MAX_SYMBOLS = 100_000
+"""Less than llguidance's own limits, which let one grammar take half a gigabyte. Those of the work for one token are
+twenty milliseconds already."""
+
+
+class Grammars:
+    """Makes grammars for one tokenizer. For any thread."""
+
+    def __init__(self, tokenizer: Path, vocab_size: int, end_ids: Collection[int]) -> None:
+        """`vocab_size`: width of the logits, V; `end_ids` may follow a whole answer."""
+        self._path = tokenizer
+        self._vocab_size = vocab_size
+        self._end_ids = sorted(end_ids)
+        self._lock = threading.Lock()
+        self._tokenizer: LLTokenizer | None = None
+
+    def compile(self, source: str) -> Grammar:
+        """`source` as `grammar_source` gives it. Raises `BadParameter` for one that says nothing sensible."""
+        from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415 - most requests have no grammar
+
+        limits = LLParserLimits(max_lexer_states=_MAX_STATES, max_grammar_size=_MAX_SYMBOLS, verbose_errors=False)
+        matcher = LLMatcher(self._known_tokens(), source, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise BadParameter(f"the grammar of the answer cannot be used: {_reason(matcher)}")
+        grammar = Grammar(matcher, self._vocab_size)
+        grammar.mask(np.zeros(self._vocab_size, dtype=np.float32))  # says so if nothing can be said
+        return grammar
+
+    def _known_tokens(self) -> LLTokenizer:
+        from llguidance import LLTokenizer  # noqa: PLC0415 - as above
+
+        with self._lock:
+            if self._tokenizer is None:
+                text = self._path.read_text(encoding="utf-8")
+                self._tokenizer = LLTokenizer(text, n_vocab=self._vocab_size, eos_token=self._end_ids)
+            return self._tokenizer
+
+
+class Grammar:
+    """Follows one answer. Owned by one thread at a time."""
+
+    __slots__ = ("_bits", "_matcher", "_vocab_size")
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._bits = np.zeros((1, (vocab_size + 31) // 32), dtype=np.int32)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing can follow."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the answer is whole as it is."""
+        return bool(self._matcher.is_accepting())
+
+    def forced(self) -> list[int]:
+        """The next tokens that come in any case, as the tokenizer would spell them; none where there is a choice."""
+        return list(self._matcher.compute_ff_tokens())
+
+    def mask(self, logits: NDArray[np.float32]) -> None:
+        """Set what may not come next to -inf, in place. Raises `BadParameter` where that takes too much work."""
+        pointer, size = self._bits.ctypes.data, self._bits.nbytes
+        self._matcher.unsafe_compute_mask_ptr(pointer, size)
+        self._check()
+        allowed = np.unpackbits(self._bits.view(np.uint8)[0], count=self._vocab_size, bitorder="little")
+        np.putmask(logits, allowed == 0, -np.inf)
+
+    def take(self, token_id: int) -> None:
+        """The next token is this one, which may come."""
+        if not self._matcher.consume_token(token_id):
+            self._check()
+            raise InternalError(f"the token {token_id} was drawn, which the grammar of the answer does not allow")
+
+    def fits(self, token_ids: NDArray[np.int64]) -> int:
+        """How many of `token_ids` may come next, one after the other."""
+        return int(self._matcher.validate_tokens(token_ids.tolist())) if len(token_ids) else 0
+
+    def _check(self) -> None:
+        if not self._matcher.is_error():
+            return
+        if "NoExtension" in self._matcher.get_error():
+            raise BadParameter("the grammar of the answer allows nothing at this place, not even an end; mend it")
+        raise BadParameter(f"the grammar of the answer takes too much work at this place: {_reason(self._matcher)}")
+
+
+def grammar_source(options: GenerationOptions) -> str:
+    """The grammar that `options` ask for, in llguidance's own form; empty: none. Raises `BadParameter`."""
+    from llguidance import LLMatcher  # noqa: PLC0415 - most requests have no grammar
+
+    try:
+        if options.schema:
+            return str(LLMatcher.grammar_from_json_schema(_checked_schema(options.schema), overrides=_JSON_STYLE))
+        if options.regex:
+            return str(LLMatcher.grammar_from_regex(options.regex))
+        if options.choice:
+            return str(LLMatcher.grammar_from_lark("start: " + " | ".join(map(_literal, options.choice))))
+        return str(LLMatcher.grammar_from_lark(options.lark)) if options.lark else ""
+    except ValueError as error:
+        raise BadParameter(f"the grammar of the answer cannot be used: {error}") from error
+
+
+def _literal(text: str) -> str:
+    """A string of a Lark grammar."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _checked_schema(text: str) -> str:
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadParameter(
+            f"schema is not JSON ({error}); wanted a JSON schema, as an object or as its text"
+        ) from error
+    if not isinstance(schema, (dict, bool)):
+        raise BadParameter(f'schema is {text[:40]!r}; wanted a JSON schema: an object such as {{"type": "object"}}')
+    level: list[Any] = [[schema]]
+    for _ in range(MAX_NESTING):
+        values = [one for node in level for one in (node.values() if isinstance(node, dict) else node)]
+        level = [one for one in values if isinstance(one, (dict, list))]
+        if not level:
+            return text
+    raise BadParameter(f"schema has more than {MAX_NESTING} lists and objects in each other; make it flatter")
+
+
+def _reason(matcher: LLMatcher) -> str:
+    """What llguidance says of it, in one line."""
+    return " ".join(matcher.get_error().split())[:300]
