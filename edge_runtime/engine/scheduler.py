@@ -43,7 +43,7 @@ class Plan:
     encode: Chat | None
     """The chat whose next image or frame pair is encoded."""
     shares: tuple[tuple[Chat, int], ...]
-    """Who runs how many tokens: all decoding chats one, at most one prefilling chat a chunk."""
+    """Who runs how many tokens: all decoding chats the last of their log, at most one prefilling chat a chunk."""
     wait_for: Chat | None = None
     """Where there is nothing else to do: the chat whose image is being decoded."""
     num_decoding: int = 0
@@ -162,7 +162,7 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The work of the next step. The chat that gets a vision run or a chunk goes to the end of the line."""
-        decoding = tuple((chat, 1) for chat in self._running if chat.phase is Phase.DECODE)
+        decoding = tuple((chat, chat.num_next) for chat in self._running if chat.phase is Phase.DECODE)
         only_decode = Plan(None, decoding, num_decoding=len(decoding))
         if decoding and self._owed_s > 0:
             return only_decode
