@@ -16,6 +16,7 @@ from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
 from edge_runtime.model.tools import ToolCall, ToolDefinition, tool_of
 from tests.model.test_control_tokens import spelled_out
+from tests.needs import skip_without
 from tests.tools_chat import HISTORY, REAL, SCREENSHOT, TEMPLATE, TOOLS, WEATHER, call, spelled
 
 IMAGE = Placeholder("image", (TokenGrid(2, 3),), ())
@@ -45,7 +46,7 @@ def template_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         (tmp_path / "t.jinja").write_text(TEMPLATE)
         return tmp_path / "t.jinja"
     if not REAL[request.param].exists():
-        pytest.skip(f"{REAL[request.param]} is not at hand")
+        skip_without(str(REAL[request.param]), "put the metadata of real checkpoints there")
     return REAL[request.param]
 
 
