@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from edge_runtime.actions.pixels import pixel
 from edge_runtime.errors import BadParameter, EdgeError, SmallImageWarning
 
 Channel = Literal["answer", "reasoning"]
@@ -80,15 +81,11 @@ class ImageShape(msgspec.Struct, frozen=True):
             fits = False
         if not fits:
             raise BadParameter(f"the point is {point!r:.80}; wanted (x, y), two numbers from 0 to 1000")
-        return _pixel(x, self.width), _pixel(y, self.height)
+        return pixel(x, self.width, 1000), pixel(y, self.height, 1000)
 
 
 def _is_coordinate(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1000
-
-
-def _pixel(value: float, size: int) -> int:
-    return min(int(float(value) * size / 1000), size - 1)
 
 
 class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", rename={"request_id": "id"}):
