@@ -27,10 +27,10 @@ class ActionFormat:
     table: FormatTable
 
     def grammar(self, special: Collection[str] = ()) -> str:
-        """What may be said, in llguidance's dialect of Lark. `special`: the tokenizer's added tokens, `<tool_call>`, ...
+        """What may be said, in llguidance's dialect of Lark. `special`: the tokenizer's added tokens.
 
-        What is spelled like one of them is that token. A thought in `<think>` is left out where that is one: the
-        engine lets such thoughts be, and applies grammars behind them.
+        What is spelled like one of them, as `<tool_call>`, is that token. A thought in `<think>` is left out where that
+        is one: the engine lets such thoughts be, and applies grammars behind them.
         """
         from edge_runtime.actions.grammar import lark  # noqa: PLC0415 - half of the users only parse
 

@@ -1,4 +1,4 @@
-"""The Lark text of a format: every coordinate on its scale, its names and arguments only, strings that can be read back.
+"""The Lark text of a format: coordinates on its scale, its names and arguments only, strings that can be read back.
 
 Free text has a longest length; strings of an action end where the model, or `max_tokens`, ends them.
 """
@@ -13,6 +13,9 @@ from edge_runtime.actions.format import ActionRow, Argument, FormatTable, FreeTe
 
 _JSON_STRING = r"""/"([^"\\\x00-\x1f]|\\["\\\/nrt])*"/"""
 _CALL_STRING = r"""/'([^'\\\x00-\x1f]|\\['"\\nt])*'/"""
+_NAME = "[A-Za-z0-9_]{1,20}"
+_JSON_KEY = rf"""/"([!#-\[\]-~]|\\["\\]|{_NAME})"/"""
+_CALL_KEY = rf"""/'([!-&(-\[\]-~]|\\['\\]|{_NAME})'/"""
 _TERMINALS = {
     "SECONDS": r"/(0|[1-9][0-9]{0,2})(\.[0-9]{1,2})?/",
     "STEPS": r"/-?(0|[1-9][0-9]{0,4})/",
@@ -39,7 +42,9 @@ class _Grammar:
         blank = " " if self._frame.spacing == "spaced" else ""
         self._comma = "comma" if self._is_free else _literal("," + blank)
         self._colon = "colon" if self._is_free else _literal(":" + blank)
-        self._terminals["STRING"] = _CALL_STRING if table.frame.syntax == "call" else _JSON_STRING
+        is_call = table.frame.syntax == "call"
+        self._terminals["STRING"] = _CALL_STRING if is_call else _JSON_STRING
+        self._terminals["KEY"] = _CALL_KEY if is_call else _JSON_KEY
 
     def text(self) -> str:
         before = [self._free(text) for text in self._frame.before if text.open.strip() not in self._special]
@@ -83,7 +88,13 @@ class _Grammar:
         function = self._frame.function
         pieces = [_literal("{")]
         if function:
-            pieces += [_literal('"name"'), self._colon, _literal(json.dumps(function)), self._comma, _literal('"arguments"')]
+            pieces += [
+                _literal('"name"'),
+                self._colon,
+                _literal(json.dumps(function)),
+                self._comma,
+                _literal('"arguments"'),
+            ]
             pieces += [self._colon, _literal("{")]
         pieces += [_literal('"action"'), self._colon, _literal(json.dumps(row.says))]
         for argument in row.arguments:
@@ -97,7 +108,7 @@ class _Grammar:
         if argument.sets in ("point", "point2"):
             return [_literal("["), "COORDINATE", self._comma, "COORDINATE", _literal("]")]
         if argument.sets == "keys":
-            return [_literal("["), "STRING", f"({self._comma} STRING){{0,{_MAX_KEYS - 1}}}", _literal("]")]
+            return [_literal("["), "KEY", f"({self._comma} KEY){{0,{_MAX_KEYS - 1}}}", _literal("]")]
         return [_scalar(argument, "STRING")]
 
     def _call(self, row: ActionRow) -> list[str]:
@@ -112,7 +123,7 @@ class _Grammar:
         if argument.sets in ("point", "point2"):
             return [_literal("("), "COORDINATE", _literal(","), "COORDINATE", _literal(")")]
         if argument.sets == "keys":
-            return [_literal("["), "STRING", f'(", " STRING){{0,{_MAX_KEYS - 1}}}', _literal("]")]
+            return [_literal("["), "KEY", f'(", " KEY){{0,{_MAX_KEYS - 1}}}', _literal("]")]
         return [_scalar(argument, "STRING")]
 
     def _fields(self, row: ActionRow) -> list[str]:
@@ -134,6 +145,7 @@ class _Grammar:
 
 def _scalar(argument: Argument, string: str) -> str:
     kinds = {"x": "COORDINATE", "y": "COORDINATE", "seconds": "SECONDS", "scroll": "STEPS", "hscroll": "STEPS"}
+    kinds["key"] = "KEY"
     return kinds.get(argument.sets, string)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from edge_runtime.actions import values
 from edge_runtime.actions.action import Action
 from edge_runtime.actions.format import ActionRow, FormatTable, FreeText
-from edge_runtime.actions.syntax import Call, NotUnderstood, read_calls, read_fields, read_json, read_point
+from edge_runtime.actions.syntax import Call, read_calls, read_fields, read_json, read_point
+from edge_runtime.actions.values import NotUnderstood
 from edge_runtime.errors import BadAction
 
 MAX_CHARS = 100_000
@@ -32,7 +33,7 @@ def parse(table: FormatTable, text: str) -> list[Action]:
         calls = _READERS[table.frame.syntax](table, _without_free_text(table, said))
         actions = [_action(table, call) for call in calls]
         for action in actions:
-            _ = repr(action).encode()  # half a character, as JSON can say one, is none
+            "".join((action.text or "", *action.keys)).encode()  # half a character, as JSON can say one, is no text
     except (NotUnderstood, UnicodeEncodeError) as error:
         raise BadAction(
             f"the answer says no action of {table.name}: {error}. It says {said[:200]!r}. Ask again; with "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from edge_runtime.actions.action import Point
@@ -10,6 +9,7 @@ from edge_runtime.actions.format import Argument
 
 MAX_COORDINATE = 1000
 """Models whose scale ends at 999 say 1000 now and then: it is the last pixel on either."""
+_MAX_NUMBER = 10**9
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _NUMBERS = re.compile(r"[\s(\[]*([-+]?\d+(?:\.\d+)?(?:[\s,]+[-+]?\d+(?:\.\d+)?)*)[\s)\]]*")
 
@@ -69,7 +69,7 @@ def _point_numbers(value: object) -> list[float] | None:
 def _number(value: object, name: str) -> float:
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_MAX_NUMBER <= value <= _MAX_NUMBER:
         raise NotUnderstood(f"{name} is {value!r:.80}; wanted a number")
     return _plain(value)
 
@@ -96,17 +96,17 @@ def _chosen(argument: Argument, value: object) -> dict[str, object]:
 
 
 def _keys(value: object, name: str) -> tuple[str, ...]:
-    """A list of keys, one key, or keys with `+` between them; without what is left of a list spelled out in a string."""
+    """A list of keys, one key, or keys with `+` between them; without brackets and quotes of a list in a string."""
     said = value if isinstance(value, (list, tuple)) else [value]
     keys: list[str] = []
     for key in said:
         if not isinstance(key, str):
             raise NotUnderstood(f"{name} is {value!r:.80}; wanted keys")
-        key = key.strip()
-        if len(key) > 1:
-            key = key.removeprefix("keys=").strip("[]'\" ")
-        parts = [part.strip() for part in key.split("+")]
-        keys += parts if all(parts) else [key]
+        bare = key.strip()
+        if len(bare) > 1:
+            bare = bare.removeprefix("keys=").strip("[]'\" ")
+        parts = [part.strip() for part in bare.split("+")]
+        keys += parts if all(parts) else [bare]
     if not keys or not all(keys):
         raise NotUnderstood(f"{name} is {value!r:.80}; wanted keys")
     return tuple(keys)
