@@ -1,0 +1,70 @@
+"""Drafts for one chat: tokens that may come next, run before it is known whether they do.
+
+A draft never changes what is said. Every token is drawn from the logits of its own place; where it is the one that was
+drafted, the next place has been computed already. So greedy tokens are those without drafts, and drawn ones have the
+model's own distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.engine.draft_length import MAX_DRAFT, DraftLength
+from edge_runtime.engine.lookup import Lookup
+from edge_runtime.engine.run_costs import RunCosts
+
+
+class Speculation:
+    """What to draft, and how much of it; learns from what came."""
+
+    __slots__ = ("_expected", "_length", "_lookup", "_match_length", "_num_drafted", "_num_then")
+
+    def __init__(self, walls: Collection[int], costs: RunCosts) -> None:
+        """`walls` as `Lookup` takes them; `costs` of the engine's runs."""
+        self._lookup = Lookup(walls)
+        self._length = DraftLength(costs)
+        self._expected = np.empty(0, np.int64)  # after the first `_num_then` tokens, whether drafted or not
+        self._num_then = 0
+        self._match_length = 0
+        self._num_drafted: int | None = None  # None: before the first run
+
+    def draft(
+        self,
+        ids: NDArray[np.int64],
+        most: int,
+        num_chats: int,
+        num_rows: int,
+        fits: Callable[[NDArray[np.int64]], int] = len,
+    ) -> NDArray[np.int64]:
+        """At most `most` tokens that may follow `ids` [T], all that is certain of the chat by now.
+
+        To be run in the next run of this chat, which has `num_rows` rows of `num_chats` chats without them. `fits`: how
+        many of some tokens may come next, one after the other.
+        """
+        self._learn(ids)
+        match = self._lookup.find(ids) if most > 0 else None
+        self._num_then, self._num_drafted = len(ids), 0
+        self._expected = ids[:0]
+        if match is None:
+            return self._expected
+        self._expected = self._lookup.draft(ids, match, min(most, MAX_DRAFT))
+        self._match_length = match.length
+        count = self._length.next(match.length, len(self._expected), num_chats, num_rows)
+        draft = self._expected[:count]
+        draft = draft[: fits(draft)] if count else draft
+        self._num_drafted = len(draft)
+        return draft
+
+    def _learn(self, ids: NDArray[np.int64]) -> None:
+        """Compare what came with what was expected."""
+        if self._num_drafted is None:
+            return
+        came = ids[self._num_then : self._num_then + len(self._expected)]
+        differ = np.flatnonzero(came != self._expected[: len(came)])
+        num_hits = int(differ[0]) if len(differ) else len(came)
+        for index in range(min(num_hits + 1, len(came))):
+            self._length.rates.note(self._match_length + index, hit=index < num_hits)
+        self._length.took(self._num_drafted, min(num_hits, self._num_drafted))
