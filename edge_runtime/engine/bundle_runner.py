@@ -10,15 +10,18 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_kernels.library import KernelLibrary
 from edge_runtime.devices.profile import KVDtype
+from edge_runtime.engine.control import ThoughtTokens
+from edge_runtime.engine.grammar import Grammars
 from edge_runtime.engine.media import MediaEncoder
 from edge_runtime.engine.model_runner import Step
-from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.request import GenerationOptions, GenerationRequest
 from edge_runtime.engine.token_log import TokenLog
 from edge_runtime.errors import ContextOverflow, InternalError
 from edge_runtime.families.qwen3_vl.decoder import RotaryTables, prompt_positions
@@ -82,6 +85,9 @@ class BundleRunner:
             self._tokenizer = Tokenizer(bundle.file(TOKENIZER))
             template = ChatTemplate(bundle.file(CHAT_TEMPLATE), manifest.special_tokens_map)
         self._prompts = PromptBuilder(self._tokenizer, template, manifest.special_tokens)
+        read = partial(bundle.file(TOKENIZER).read_text, encoding="utf-8")
+        self.grammars = Grammars(read, manifest.architecture.text.vocab_size, manifest.special_tokens.eos)
+        """Makes grammars of answers. For any thread."""
         self._rotary = RotaryTables(manifest.architecture.text)
         self.media = _media_encoder(bundle, settings, vision_graph.result())
         self._decoder = decoder.result()
@@ -125,6 +131,16 @@ class BundleRunner:
         start, end = self._special.think_start, self._special.think_end
         return None if start is None or end is None else (start, end)
 
+    @cached_property
+    def thought_tokens(self) -> ThoughtTokens | None:
+        """How thoughts are ended, or None where the model has none."""
+        if self.think_token_ids is None:
+            return None
+        start, end = self.think_token_ids
+        closing = self._tokenizer.encode("\n", add_special_tokens=False).tolist()
+        gap = self._tokenizer.encode("\n\n", add_special_tokens=False).tolist()
+        return ThoughtTokens(start, (*closing, end), tuple(gap))
+
     def prepare(self, request: GenerationRequest, cancel: CancelToken | None = None) -> TokenLog:
         """Template, token ids, positions; reads image headers only. For any thread, one at a time.
 
@@ -141,7 +157,7 @@ class BundleRunner:
             request.messages,
             [plan.placeholder for plan in plans],
             self._max_context + num_dropped,
-            request.options.enable_thinking,
+            self._thinking(request.options),
             parse_special=request.options.parse_special,
             salt=request.options.salt,
         )
@@ -156,6 +172,12 @@ class BundleRunner:
         log.drop_marked(prompt.thoughts)
         self._refuse_far_positions(log)
         return log
+
+    def _thinking(self, options: GenerationOptions) -> bool | None:
+        """What the chat template is told: without effort no thought is begun, where it leaves the choice."""
+        if options.effort == "none" and options.enable_thinking is None and self._prompts.switches_thinking:
+            return False
+        return options.enable_thinking
 
     def _refuse_far_positions(self, log: TokenLog) -> None:
         """Raise `ContextOverflow` where gaps have moved the end of a prompt past what the model was made for."""

@@ -6,6 +6,7 @@ The engine owns it, the scheduler moves it between queues. Its phase is not stor
 from __future__ import annotations
 
 import enum
+import logging
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.engine.control import Control
 from edge_runtime.engine.events import Channel, Delta, Finished, FinishReason, Timings, TokenLogprob
 from edge_runtime.engine.model_runner import MediaTimings, Step
-from edge_runtime.engine.repetition import RepetitionDetector
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.sampling import Sampler, token_logprob
 from edge_runtime.engine.token_log import TokenLog
-from edge_runtime.engine.transcript import Transcript
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.kv_cache import Checkpoint, KVLease
+
+_log = logging.getLogger(__name__)
 
 
 class Phase(enum.Enum):
@@ -56,37 +58,39 @@ class Chat:
     """One request from when it is prepared to its last event."""
 
     __slots__ = (
-        "_repetition",
         "_sampler",
         "_unsent_ids",
         "_unsent_logprobs",
         "cancel",
         "client",
         "clock",
+        "control",
+        "draft",
         "lease",
         "log",
+        "num_accepted",
+        "num_drafted",
         "num_vision_reused",
         "prefill_chunk",
         "request",
-        "transcript",
     )
 
     def __init__(
         self,
         request: GenerationRequest,
         log: TokenLog,
-        transcript: Transcript,
+        control: Control,
         clock: Clock,
         cancel: CancelToken,
         prefill_chunk: int,
     ) -> None:
-        """`log` and `transcript` are this chat's alone; `prefill_chunk`: tokens of its prompt that run at a time.
+        """`log` and `control` are this chat's alone; `prefill_chunk`: tokens of its prompt that run at a time.
 
         `request.options.max_tokens` is a number by now: the engine has filled in what the context has room for.
         """
         self.request = request
         self.log = log
-        self.transcript = transcript
+        self.control = control
         self.clock = clock
         self.cancel = cancel
         self.client: Hashable = None
@@ -95,7 +99,9 @@ class Chat:
         self.lease: KVLease | None = None
         self.num_vision_reused = 0
         """Images and frame pairs whose vision did not run, because it had before."""
-        self._repetition = RepetitionDetector() if request.options.stop_on_repetition else None
+        self.draft = log.ids(0, 0)
+        """Tokens [n] that may come next; they are run with what is in the log, to be drawn or not."""
+        self.num_drafted = self.num_accepted = 0
         self._sampler = Sampler(request.options, log.input_ids)
         self._unsent_ids: list[int] = []
         self._unsent_logprobs: list[TokenLogprob] = []
@@ -111,14 +117,9 @@ class Chat:
 
     @property
     def num_next(self) -> int:
-        """Tokens of its next run: a chunk of the prompt, or the last one drawn."""
-        left = self.log.num_prompt - self.num_cached
-        return min(left, self.prefill_chunk) if left > 0 else 1
-
-    @property
-    def repeats(self) -> bool:
-        """Whether the answer only repeats itself and the request wants such an answer to end."""
-        return self._repetition is not None and self._repetition.repeats
+        """Tokens of its next run: a chunk of the prompt, or the last ones of the log, mostly one."""
+        end = self.log.num_prompt if self.num_cached < self.log.num_prompt else len(self.log)
+        return min(end - self.num_cached, self.prefill_chunk)
 
     @property
     def num_cached(self) -> int:
@@ -137,11 +138,17 @@ class Chat:
         return self.request.options.max_tokens
 
     def step(self, num_tokens: int) -> Step:
-        """The run of the next `num_tokens` of the log that are not cached yet; logits only where the log ends."""
+        """The run of the next `num_tokens` of the log that are not cached yet.
+
+        Where the log ends, the draft follows: logits are wanted of the last token and of each in the draft.
+        """
         assert self.lease is not None
         stop = self.num_cached + num_tokens
         token_ids = self.log.ids(self.num_cached, stop)
-        return Step(self.log, token_ids, self.lease, int(stop == len(self.log)), self.cancel)
+        if stop < len(self.log):
+            return Step(self.log, token_ids, self.lease, 0, self.cancel)
+        token_ids = np.concatenate((token_ids, self.draft)) if len(self.draft) else token_ids
+        return Step(self.log, token_ids, self.lease, 1 + len(self.draft), self.cancel)
 
     def take(self, lease: KVLease) -> None:
         """Begin to run, with what `lease` has of this chat already."""
@@ -151,18 +158,24 @@ class Chat:
     def settle(self, block_size: int) -> None:
         """After a run: let go of features that are in the cache, and let others use the whole blocks that are."""
         assert self.lease is not None
-        self.log.drop_features(self.num_cached, self.prefill_chunk)
-        num_blocks = self.num_cached // block_size
+        num_sure = min(self.num_cached, len(self.log))  # and not the draft
+        self.log.drop_features(num_sure, self.prefill_chunk)
+        num_blocks = num_sure // block_size
         if num_blocks > self.lease.num_committed:
             self.lease.commit(self.log.keys(block_size, num_blocks))
 
     def leave(self, block_size: int) -> None:
         """Give the room back; others may copy what its last block holds, and the one where its prompt ends."""
         assert self.lease is not None
-        for index in {(self.log.num_prompt - 1) // block_size, self.num_cached // block_size}:
-            num_tokens = self.num_cached - index * block_size
-            if num_tokens > 0:
-                self.lease.commit_part(index, self.log.parts(block_size, index)[:num_tokens])
+        try:
+            self.keep(len(self.log))
+            self.settle(block_size)
+            for index in {(self.log.num_prompt - 1) // block_size, self.num_cached // block_size}:
+                num_tokens = self.num_cached - index * block_size
+                if num_tokens > 0:
+                    self.lease.commit_part(index, self.log.parts(block_size, index)[:num_tokens])
+        except Exception:  # noqa: BLE001 (what it has computed is lost to others, but the room is not)
+            _log.exception("what request %r has left cannot be used again", self.request.request_id)
         self.lease.free()
 
     def checkpoint(self) -> Checkpoint:
@@ -175,36 +188,63 @@ class Chat:
         assert self.lease is not None
         self.lease.restore(checkpoint)
 
+    def guess(self) -> None:
+        """Choose the draft of the next run."""
+        most = self.max_tokens - self.log.num_output - 1
+        self.draft = np.array(self.control.all_forced[: max(0, most)], dtype=np.int64)
+        self.num_drafted += len(self.draft)
+
+    def came_true(self, start: int) -> int:
+        """How many tokens of the draft, which was of the tokens from index `start` on, are now in the log."""
+        came = self.log.ids(start, start + len(self.draft))
+        differ = np.flatnonzero(came != self.draft[: len(came)])
+        return int(differ[0]) if len(differ) else len(came)
+
+    def keep(self, length: int) -> None:
+        """Take what is cached behind the first `length` tokens back: it was a draft that did not come true."""
+        assert self.lease is not None
+        if self.lease.length > length:
+            self.lease.truncate(length)
+
+    def forced(self) -> int | None:
+        """The next token, where there is no choice."""
+        token_id = self.control.forced
+        if token_id is not None:
+            self._sampler.note(token_id)
+        return token_id
+
     def draw(self, logits: NDArray[np.float32]) -> int:
-        """Choose the next token from `logits` [V] and add it to the log. Raises `InternalError` for NaN logits."""
-        token_id = self._sampler.draw(logits)
+        """Choose the next token from `logits` [V]. Raises `InternalError` for NaN logits."""
+        return self._sampler.draw(logits)
+
+    def add(self, token_id: int, data: bytes, *, is_end: bool, logits: NDArray[np.float32] | None) -> list[Delta]:
+        """Add the next token to the log; `data` are its bytes. Return the delta that these complete, if any.
+
+        `logits` [V] that it came from, where log-probabilities are wanted.
+        """
         if not self.log.num_output:
             self.clock.first_token_s = time.perf_counter()
         self.log.append(token_id)
         self._unsent_ids.append(token_id)
-        if self._repetition is not None:
-            self._repetition.feed(token_id)
-        if self.request.options.num_logprobs is not None:
+        if logits is not None and self.request.options.num_logprobs is not None:
             self._unsent_logprobs.append(token_logprob(logits, token_id, self.request.options.num_logprobs))
-        return token_id
-
-    def say(self, token_id: int, data: bytes) -> list[Delta]:
-        """Take the bytes of the token just drawn; return the delta it completes, if any."""
-        channel, text = self.transcript.feed(token_id, data)
+        channel, text = self.control.take(token_id, data, is_end=is_end)
         return [self._delta(channel, text)] if text else []
 
     def finish(self, reason: FinishReason) -> list[Delta | Finished]:
         """The last events: what was held back, the tokens no delta has carried yet, and the end."""
-        pieces = [(channel, text) for channel, text in self.transcript.finish() if text]
+        pieces = [(channel, text) for channel, text in self.control.transcript.finish() if text]
         if not pieces and self._unsent_ids:
-            pieces = [(self.transcript.channel, "")]
+            pieces = [(self.control.transcript.channel, "")]
         ended = Finished(
             request_id=self.request.request_id,
-            text=self.transcript.text,
-            reasoning=self.transcript.reasoning,
+            text=self.control.transcript.text,
+            reasoning=self.control.transcript.reasoning,
             token_ids=self.log.output_ids,
             finish_reason=reason,
             timings=self._timings(),
+            thought_end=self.control.thought_end,
+            thought_repeats=self.control.thought_repeats,
             images=self.log.images,
         )
         return [*(self._delta(channel, text) for channel, text in pieces), ended]
@@ -235,4 +275,8 @@ class Chat:
             computed_tokens=self.log.num_prompt - num_reused,
             vision_cached=self.num_vision_reused,
             output_tokens=self.log.num_output,
+            reasoning_tokens=self.control.num_thoughts,
+            forced_tokens=self.control.num_forced,
+            drafted_tokens=self.num_drafted,
+            accepted_tokens=self.num_accepted,
         )

@@ -7,8 +7,8 @@
             ...
 
 A step is schedule -> run -> postprocess: the scheduler picks who runs what (`scheduler.py`), the runner runs it
-(`model_runner.py`: images, vision encoder, decoder), and the logits become tokens (`sampling.py`), text
-(`transcript.py`) and events (`events.py`). What a chat is in between lies in `chat.py`.
+(`model_runner.py`: images, vision encoder, decoder), and the logits become tokens, text and events (`drawing.py`). What
+a chat is in between lies in `chat.py`.
 
 One thread owns the engine; only `prepare` and `cancel` may be called from another: what a request takes before its
 first step, template, tokens and headers of images, need not hold up those that run. Knows nothing of sockets, graphs or
@@ -21,14 +21,16 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from edge_runtime.engine.cache_info import CacheInfo, Found
 from edge_runtime.engine.chat import Chat, Clock, Phase
-from edge_runtime.engine.events import Event, Failed, Finished, FinishReason
+from edge_runtime.engine.control import Control
+from edge_runtime.engine.drawing import Drawing
+from edge_runtime.engine.events import Event, Failed, Finished
 from edge_runtime.engine.faults import internal_unless_ours
 from edge_runtime.engine.model_runner import ModelRunner
 from edge_runtime.engine.request import GenerationRequest
-from edge_runtime.engine.sampling import rescore
 from edge_runtime.engine.saving import Saving
 from edge_runtime.engine.scheduler import Plan, Scheduler
 from edge_runtime.engine.session import Sessions
@@ -63,6 +65,7 @@ class Engine:
         self._scheduler = Scheduler(runner.kv_cache, runner.max_context, settings)
         self.saving = Saving(runner, self.sessions, self._scheduler)
         """What of it goes into files of sessions."""
+        self._drawing = Drawing(runner)
         self._chats: dict[str, Chat] = {}
         self._events: list[Event] = []  # not handed out yet
         self._found = Found()
@@ -92,20 +95,27 @@ class Engine:
         """All that can be done for a request before it is taken on; `cancel` is the chat's from now on. For any thread.
 
         Raises `Overloaded` if the queue is full, `ContextOverflow` if prompt and answer cannot fit (nothing was
-        computed), `BadPrompt` or `BadImage` for what the model cannot take, `Cancelled`; and as `Sessions.begin`.
+        computed), `BadPrompt` or `BadImage` for what the model cannot take, `Cancelled`; and as `Sessions.begin`. What
+        it supersedes in its session is cancelled at the end, where all this has not happened.
         """
         clock = Clock(submitted_s=time.perf_counter())
         self._scheduler.check_room()
-        request = self.sessions.begin(request, cancel)
-        with self.sessions.unless_refused(request), internal_unless_ours("preparing a prompt"):
+        return self.sessions.prepared(request, cancel, partial(self._prepare, clock, cancel))
+
+    def _prepare(self, clock: Clock, cancel: CancelToken, request: GenerationRequest) -> Chat:
+        """As `prepare`, with all that was said before in the session of `request`."""
+        with internal_unless_ours("preparing a prompt"):
             log = self._runner.prepare(request, cancel)
             max_tokens = self._scheduler.answer_length(log.num_prompt, log.image_tokens, request.options.max_tokens)
             transcript = Transcript(self._runner.think_token_ids, log.starts_in_reasoning, request.options.stop)
+            grammar = self._runner.grammars.of(request.options)
+            control = Control(transcript, request.options, grammar, self._runner.thought_tokens)
+            self._scheduler.check_room()  # by now; what this supersedes is cancelled next
             # The pictures stay with `log` alone, which drops each as soon as it is encoded.
             kept = GenerationRequest(
                 request.request_id, (), request.options, session=request.session, max_tokens=max_tokens
             )
-            return Chat(kept, log, transcript, clock, cancel, self._settings.prefill_chunk)
+            return Chat(kept, log, control, clock, cancel, self._settings.prefill_chunk)
 
     def add(self, chat: Chat, client: Hashable = None) -> None:
         """Take on what `prepare` gave. If this raises, it was not taken on and will have no events.
@@ -185,6 +195,8 @@ class Engine:
                 plan.encode.clock.add(spent)
                 plan.encode.num_vision_reused += spent.is_reused
                 self._found.vision_cached += spent.is_reused
+        for chat, _ in plan.shares[: plan.num_decoding]:
+            chat.guess()
         results = self._forward(plan.shares) if plan.shares else []
         for chat, _ in results:
             with self._failing(chat):
@@ -199,26 +211,16 @@ class Engine:
                 with self._failing(chat):
                     self._advance(chat, logits)
         if not self._chats:
-            self._check_idle()
+            self._scheduler.check_idle()
 
     def _advance(self, chat: Chat, logits: Logits | None) -> None:
-        """Draw one token of `chat`; say what it adds, and whether it is the last."""
+        """Give `chat` its next tokens; end it after the last one."""
         if logits is None:
-            raise InternalError("the runner gave no logits for a chat that is not cancelled")
-        row = logits.rows[-1]
-        # What may not be said is to be masked here: rescoring spends its few candidates on what is left.
-        if logits.hidden is not None:
-            rescore(row, logits.hidden[-1], chat.request.options.top_k, self._runner.score)
-        token_id = chat.draw(row)
-        is_eos = token_id in self._runner.eos_token_ids
-        self._events += chat.say(token_id, b"" if is_eos else self._runner.detokenize([token_id]))
-        reason: FinishReason | None = None
-        if (is_eos and not chat.request.options.ignore_eos) or chat.transcript.stopped:
-            reason = "stop"
-        elif chat.log.num_output == chat.max_tokens:
-            reason = "length"
-        elif chat.repeats:
-            reason = "repetition"
+            if chat.num_cached == len(chat.log):
+                raise InternalError("the runner gave no logits for a chat that is not cancelled")
+            return  # more had to come than a run takes
+        deltas, reason = self._drawing.advance(chat, logits)
+        self._events += deltas
         if reason is not None:
             self._runner.remember(chat.log)
             self._end(chat, chat.finish(reason))
@@ -243,9 +245,10 @@ class Engine:
     def _forward_once(self, shares: Sequence[tuple[Chat, int]]) -> list[tuple[Chat, Logits | None]]:
         """One call of the runner for `shares`: (chat, number of its tokens)."""
         prefilling = [chat for chat, _ in shares if chat.phase is Phase.PREFILL]
-        wanted = [chat.num_cached + num_tokens for chat, num_tokens in shares]
+        steps = [chat.step(num_tokens) for chat, num_tokens in shares]
+        wanted = [chat.num_cached + len(step.token_ids) for (chat, _), step in zip(shares, steps, strict=True)]
         started_s = time.perf_counter()
-        outputs = self._runner.forward([chat.step(num_tokens) for chat, num_tokens in shares])
+        outputs = self._runner.forward(steps)
         for chat in prefilling:
             chat.clock.prefill_ms += 1e3 * (time.perf_counter() - started_s)
         for (chat, _), length in zip(shares, wanted, strict=True):
@@ -289,9 +292,3 @@ class Engine:
                 self._runner.media.release(chat.log)
             except Exception:  # noqa: BLE001 (what it held may be lost, but no other chat ends for it)
                 _log.exception("the images of request %r could not be released", chat.request.request_id)
-
-    def _check_idle(self) -> None:
-        """With no chat in flight the whole cache must be free."""
-        cache = self._runner.kv_cache
-        if cache.free_tokens + self._scheduler.lent_tokens != cache.max_tokens:
-            _log.error("idle, but only %d of %d cache tokens are free", cache.free_tokens, cache.max_tokens)

@@ -17,6 +17,8 @@ import msgspec
 from edge_runtime.errors import BadParameter, EdgeError, SmallImageWarning
 
 Channel = Literal["answer", "reasoning"]
+ThoughtEnd = Literal["", "itself", "budget", "repetition"]
+"""What ended a thought: the model itself, the request's budget, or that it only repeated itself; empty: nothing did."""
 FinishReason = Literal["stop", "length", "repetition"]
 """stop: an end token or a stop string; length: max_tokens; repetition: the answer only repeated itself."""
 
@@ -53,6 +55,14 @@ class Timings(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
     image_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Those of them that the model thought, without what closed its thought."""
+    forced_tokens: int = 0
+    """Those of them that were not drawn: a grammar or a budget left no choice."""
+    drafted_tokens: int = 0
+    """Tokens that were guessed, and run before it was known whether they come."""
+    accepted_tokens: int = 0
+    """Those of them that came."""
     cached_tokens: int = 0
     """Tokens of the prompt whose keys and values were in the cache already."""
     computed_tokens: int = 0
@@ -120,6 +130,10 @@ class Finished(_Event, frozen=True, tag="finished"):
     reasoning: str = ""
     token_ids: tuple[int, ...] = ()
     timings: Timings = Timings()
+    thought_end: str = ""
+    """A `ThoughtEnd`."""
+    thought_repeats: bool = False
+    """Whether the thought came to only repeating itself, token for token."""
     images: tuple[ImageShape, ...] = ()
     """Those of the whole chat, oldest first; frames of videos are none."""
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,16 +34,21 @@ twenty milliseconds already."""
 class Grammars:
     """Makes grammars for one tokenizer. For any thread."""
 
-    def __init__(self, tokenizer: Path, vocab_size: int, end_ids: Collection[int]) -> None:
-        """`vocab_size`: width of the logits, V; `end_ids` may follow a whole answer."""
-        self._path = tokenizer
+    def __init__(self, read: Callable[[], str], vocab_size: int, end_ids: Collection[int]) -> None:
+        """`read` gives the text of `tokenizer.json`; `vocab_size`: of the logits, V; `end_ids` may end an answer."""
+        self._read = read
         self._vocab_size = vocab_size
         self._end_ids = sorted(end_ids)
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
 
+    def of(self, options: GenerationOptions) -> Grammar | None:
+        """That of an answer with such options; None where it may be anything. Raises `BadParameter`."""
+        source = grammar_source(options)
+        return self.compile(source) if source else None
+
     def compile(self, source: str) -> Grammar:
-        """`source` as `grammar_source` gives it. Raises `BadParameter` for one that says nothing sensible."""
+        """`source` in llguidance's own form. Raises `BadParameter` for one that says nothing sensible."""
         from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415 - most requests have no grammar
 
         limits = LLParserLimits(max_lexer_states=_MAX_STATES, max_grammar_size=_MAX_SYMBOLS, verbose_errors=False)
@@ -60,8 +64,7 @@ class Grammars:
 
         with self._lock:
             if self._tokenizer is None:
-                text = self._path.read_text(encoding="utf-8")
-                self._tokenizer = LLTokenizer(text, n_vocab=self._vocab_size, eos_token=self._end_ids)
+                self._tokenizer = LLTokenizer(self._read(), n_vocab=self._vocab_size, eos_token=self._end_ids)
             return self._tokenizer
 
 
@@ -100,8 +103,9 @@ class Grammar:
     def take(self, token_id: int) -> None:
         """The next token is this one, which may come."""
         if not self._matcher.consume_token(token_id):
-            self._check()
-            raise InternalError(f"the token {token_id} was drawn, which the grammar of the answer does not allow")
+            raise InternalError(
+                f"the grammar of the answer does not take the token {token_id}: {_reason(self._matcher)}"
+            )
 
     def fits(self, token_ids: NDArray[np.int64]) -> int:
         """How many of `token_ids` may come next, one after the other."""
@@ -117,6 +121,8 @@ class Grammar:
 
 def grammar_source(options: GenerationOptions) -> str:
     """The grammar that `options` ask for, in llguidance's own form; empty: none. Raises `BadParameter`."""
+    if not (options.schema or options.regex or options.choice or options.lark):
+        return ""
     from llguidance import LLMatcher  # noqa: PLC0415 - most requests have no grammar
 
     try:
@@ -126,7 +132,7 @@ def grammar_source(options: GenerationOptions) -> str:
             return str(LLMatcher.grammar_from_regex(options.regex))
         if options.choice:
             return str(LLMatcher.grammar_from_lark("start: " + " | ".join(map(_literal, options.choice))))
-        return str(LLMatcher.grammar_from_lark(options.lark)) if options.lark else ""
+        return str(LLMatcher.grammar_from_lark(options.lark))
     except ValueError as error:
         raise BadParameter(f"the grammar of the answer cannot be used: {error}") from error
 

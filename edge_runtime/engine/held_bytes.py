@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from edge_runtime.engine.session_state import SessionLimits
 from edge_runtime.engine.turns import message_bytes
+from edge_runtime.errors import TooManySessions
 from edge_runtime.model.conversation import Message
+
+_WAYS = "close some, drop old images exactly, or send pictures as files and not as raw pixels"
 
 
 @dataclass(slots=True)
@@ -56,6 +60,23 @@ class HeldByClients:
     def of(self, client: Hashable) -> HeldBytes:
         """Those of one client's. Read-only."""
         return self._of.get(client, HeldBytes())
+
+    def check(self, client: Hashable, messages: Sequence[Message], limits: SessionLimits) -> None:
+        """Raise `TooManySessions` where a session of `client` that holds these, too, is too much; None may have all."""
+        self.check_room(self.all.with_(messages) - self.all.num_bytes, limits)
+        most, total = int(limits.max_bytes * limits.max_share), self.of(client).with_(messages)
+        if client is not None and total > most:
+            raise TooManySessions(
+                f"the sessions of this client would hold {total} bytes of text and pictures, and may {most}; {_WAYS}"
+            )
+
+    def check_room(self, num_bytes: int, limits: SessionLimits) -> None:
+        """Raise `TooManySessions` where so many bytes more are too many."""
+        total = self.all.num_bytes + num_bytes
+        if total > limits.max_bytes:
+            raise TooManySessions(
+                f"all sessions would hold {total} bytes of text and pictures, and may {limits.max_bytes}; {_WAYS}"
+            )
 
     def add(self, client: Hashable, messages: Sequence[Message]) -> None:
         """A session of `client` holds them."""

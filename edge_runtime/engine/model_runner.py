@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.engine.control import ThoughtTokens
+from edge_runtime.engine.grammar import Grammars
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.token_log import Media, TokenLog
 from edge_runtime.model.answers import DrawnAnswers
@@ -116,6 +118,14 @@ class ModelRunner(Protocol):
     @property
     def think_token_ids(self) -> tuple[int, int] | None:
         """Ids of `<think>` and `</think>`, or None where the model has none."""
+
+    @property
+    def thought_tokens(self) -> ThoughtTokens | None:
+        """How thoughts are ended, or None where the model has none."""
+
+    @property
+    def grammars(self) -> Grammars:
+        """Makes grammars of answers. For any thread."""
 
     def prepare(self, request: GenerationRequest, cancel: CancelToken) -> TokenLog:
         """The prompt, by template, tokenizer and headers of images. Raises `RequestError` or `Cancelled`."""

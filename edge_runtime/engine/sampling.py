@@ -63,8 +63,12 @@ class Sampler:
         else:
             ids, weights = distribution(logits, params)
             token_id = int(ids[draw_index(weights, self._rng)])
-        self._output_counts[token_id] = self._output_counts.get(token_id, 0) + 1
+        self.note(token_id)
         return token_id
+
+    def note(self, token_id: int) -> None:
+        """Remember a token of the answer that was not drawn."""
+        self._output_counts[token_id] = self._output_counts.get(token_id, 0) + 1
 
 
 def rescore(logits: NDArray[np.float32], hidden: NDArray[np.float32], num_candidates: int, score: Score) -> None:

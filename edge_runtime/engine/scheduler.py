@@ -19,6 +19,7 @@ Policy:
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from edge_runtime.engine.request import DEFAULT_MAX_TOKENS
 from edge_runtime.engine.settings import EngineSettings
 from edge_runtime.errors import ContextOverflow, InternalError, Overloaded
 from edge_runtime.model.kv_cache import KVCache, KVLease
+
+_log = logging.getLogger(__name__)
 
 _DECODING_SHARE = 1 / 3
 """What decoding chats get of the time when others prefill or have images encoded: at least so much."""
@@ -40,7 +43,7 @@ class Plan:
     encode: Chat | None
     """The chat whose next image or frame pair is encoded."""
     shares: tuple[tuple[Chat, int], ...]
-    """Who runs how many tokens: all decoding chats one, at most one prefilling chat a chunk."""
+    """Who runs how many tokens: all decoding chats the last of their log, at most one prefilling chat a chunk."""
     wait_for: Chat | None = None
     """Where there is nothing else to do: the chat whose image is being decoded."""
     num_decoding: int = 0
@@ -79,10 +82,11 @@ class Scheduler:
         """Chats that wait for it."""
         return sum(map(len, self._waiting.values()))
 
-    @property
-    def lent_tokens(self) -> int:
-        """Room that no chat holds and that is not free."""
-        return sum(lease.capacity for lease in self.lent)
+    def check_idle(self) -> None:
+        """With no chat in flight the whole cache must be free, but for what is lent."""
+        cache = self._kv_cache
+        if cache.free_tokens + sum(lease.capacity for lease in self.lent) != cache.max_tokens:
+            _log.error("idle, but only %d of %d cache tokens are free", cache.free_tokens, cache.max_tokens)
 
     def check_room(self) -> None:
         """Raise `Overloaded` if not one more chat may wait."""
@@ -158,7 +162,7 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The work of the next step. The chat that gets a vision run or a chunk goes to the end of the line."""
-        decoding = tuple((chat, 1) for chat in self._running if chat.phase is Phase.DECODE)
+        decoding = tuple((chat, chat.num_next) for chat in self._running if chat.phase is Phase.DECODE)
         only_decode = Plan(None, decoding, num_decoding=len(decoding))
         if decoding and self._owed_s > 0:
             return only_decode

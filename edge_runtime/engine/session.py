@@ -12,51 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import msgspec
 
 from edge_runtime.engine.held_bytes import HeldByClients
 from edge_runtime.engine.request import GenerationOptions, GenerationRequest
-from edge_runtime.engine.session_state import SavedState, SessionLimits, SessionState
+from edge_runtime.engine.session_state import Asked, SavedState, Session, SessionLimits, SessionState
 from edge_runtime.engine.turns import asked_in, before, message_bytes, owned, turn_starts
 from edge_runtime.errors import BadParameter, InternalError, SessionBusy, TooManySessions, UnknownSession
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message
 
-_WAYS = "close some, drop old images exactly, or send pictures as files and not as raw pixels"
-
-
-class Session:
-    """One conversation. Used under the lock of its `Sessions`."""
-
-    __slots__ = (
-        "asked",
-        "cache_salt",
-        "cancel",
-        "client",
-        "key_salt",
-        "messages",
-        "request_id",
-        "session_id",
-        "used_s",
-    )
-
-    def __init__(self, session_id: str, client: Hashable, cache_salt: str, used_s: float) -> None:
-        self.session_id = session_id
-        self.key_salt: str | None = None
-        """As `SavedState.key_salt`."""
-        self.client = client
-        """Who opened it: clients have limits. Whoever knows its id, and gives its salt, may use it."""
-        self.cache_salt = cache_salt
-        self.used_s = used_s
-        self.messages: tuple[Message, ...] = ()
-        """Questions and answers so far."""
-        self.request_id: str | None = None
-        """The request that is being answered, and"""
-        self.asked: tuple[Message, ...] = ()
-        """all that is said in it, and"""
-        self.cancel: CancelToken | None = None
-        """how it is stopped."""
+_T = TypeVar("_T")
 
 
 class Sessions:
@@ -67,7 +35,7 @@ class Sessions:
         self._now = now
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
-        self._of_request: dict[str, Session] = {}
+        self._asked: dict[str, Asked] = {}  # by the id of the request
         self._held = HeldByClients()
 
     @property
@@ -103,8 +71,7 @@ class Sessions:
             session_id = saved.session_id or secrets.token_urlsafe(16)
             if session_id in self._sessions:
                 raise InternalError(f"there is a session {session_id!r:.80} already")
-            session = Session(session_id, client, saved.cache_salt, self._now() - saved.idle_s)
-            session.key_salt = saved.key_salt
+            session = Session(session_id, client, saved.cache_salt, saved.key_salt, self._now() - saved.idle_s)
             kept = tuple(owned(message) for message in saved.messages)
             self._check_bytes(kept, session)
             self._held.add(session.client, kept)
@@ -133,7 +100,7 @@ class Sessions:
         """Name and salt of each that is answering nothing, the one used last first."""
         with self._lock:
             self._forget_old()
-            idle = [session for session in self._sessions.values() if session.request_id is None]
+            idle = [session for session in self._sessions.values() if session.answering is None]
             idle.sort(key=lambda session: session.used_s, reverse=True)
             return [(session.session_id, session.cache_salt) for session in idle]
 
@@ -166,32 +133,66 @@ class Sessions:
 
     # ---- for the engine --------------------------------------------------------------------------------------
 
+    def prepared(
+        self, request: GenerationRequest, cancel: CancelToken, prepare: Callable[[GenerationRequest], _T]
+    ) -> _T:
+        """What `prepare` makes of `request` and all that was said before it; then what it supersedes is cancelled.
+
+        `end` is called with it later, whatever becomes of it. Raises as `begin` and `prepare`: nothing has changed.
+        """
+        while True:
+            begun = self.begin(request, cancel)
+            with self.unless_refused(begun):
+                made = prepare(begun)
+                if self.take_on(begun):
+                    return made
+
     def begin(self, request: GenerationRequest, cancel: CancelToken) -> GenerationRequest:
         """`request` with all that was said before it; `end` is called with it later, whatever becomes of it.
 
-        Raises `UnknownSession`, `SessionBusy`, `TooManySessions` where its pictures are too many, `BadParameter`.
+        What it supersedes is answered until `take_on`. Raises `UnknownSession`, `SessionBusy`, `BadParameter`, or
+        `TooManySessions` where its pictures are too many.
         """
         place = request.session
         if place is None:
             return request
         with self._lock:
             session = self._find(place.session_id, request.options.cache_salt)
-            if request.request_id in self._of_request:
+            if request.request_id in self._asked:
                 raise BadParameter(f"a request with the id {request.request_id!r} is in flight; give each its own")
             if not place.supersede:
                 self._refuse_busy(session)
-            asked = asked_in(session.messages, place.turn, tuple(map(owned, request.messages)))
-            self._check_bytes(asked, session)
-            if session.cancel is not None:
-                session.cancel.cancel("the request was superseded by a later one of its session")
-            self._held.add(session.client, asked)
-            self._release_request(session)
-            session.request_id, session.asked, session.cancel = request.request_id, asked, cancel
-            self._of_request[request.request_id] = session
+            messages = asked_in(session.messages, place.turn, tuple(map(owned, request.messages)))
+            self._check_bytes(messages, session)
+            asked = Asked(session, session.messages, messages, cancel)
+            self._held.add(session.client, messages)
+            self._asked[request.request_id] = asked
+            if not self._is_busy(session):
+                session.answering = asked
             options = request.options
             if session.key_salt is not None:
                 options = msgspec.structs.replace(options, cache_salt=session.key_salt)
-            return GenerationRequest(request.request_id, asked, options, session=place)
+            return GenerationRequest(request.request_id, messages, options, session=place)
+
+    def take_on(self, request: GenerationRequest) -> bool:
+        """Nothing can be said against a request that began: what it supersedes is cancelled.
+
+        False: its session has gone on meanwhile, so it has to begin anew.
+        """
+        with self._lock:
+            asked = None if request.session is None else self._asked.get(request.request_id)
+            if asked is None or asked.cancel.cancelled:  # its session is gone, or has gone on to another
+                return True
+            session = asked.session
+            if session.answering is asked:
+                return True
+            if session.messages is not asked.past:
+                self.end(request, None)
+                return False
+            if session.answering is not None:
+                session.answering.cancel.cancel("the request was superseded by a later one of its session")
+            session.answering = asked
+            return True
 
     @contextmanager
     def unless_refused(self, request: GenerationRequest) -> Iterator[None]:
@@ -210,13 +211,17 @@ class Sessions:
         if request.session is None:
             return True
         with self._lock:
-            session = self._of_request.get(request.request_id)
-            if session is None:
+            asked = self._asked.pop(request.request_id, None)
+            if asked is None:
                 return False
+            session = asked.session
+            self._held.remove(session.client, asked.messages)
             session.used_s = self._now()
+            if session.answering is not asked:
+                return False
+            session.answering = None
             if answer is not None:
-                self._settle(session, (*session.asked, Message("assistant", answer)))
-            self._release_request(session)
+                self._settle(session, (*asked.messages, Message("assistant", answer)))
             return True
 
     # ---- under the lock --------------------------------------------------------------------------------------
@@ -235,44 +240,32 @@ class Sessions:
         return session
 
     def _refuse_busy(self, session: Session) -> None:
-        if session.cancel is not None and not session.cancel.cancelled:
+        if self._is_busy(session):
             raise SessionBusy("this session is answering another request; wait for its end, cancel or supersede it")
 
+    def _is_busy(self, session: Session) -> bool:
+        return session.answering is not None and not session.answering.cancel.cancelled
+
     def _check_bytes(self, messages: Sequence[Message], session: Session) -> None:
-        self.check_room(self._held.all.with_(messages) - self._held.all.num_bytes)
-        if session.client is None:
-            return
-        most = int(self.limits.max_bytes * self.limits.max_share)
-        total = self._held.of(session.client).with_(messages)
-        if total > most:
-            raise TooManySessions(
-                f"the sessions of this client would hold {total} bytes of text and pictures, and may {most}; {_WAYS}"
-            )
+        self._forget_old()
+        self._held.check(session.client, messages, self.limits)
 
     def check_room(self, num_bytes: int) -> None:
         """Raise `TooManySessions` where so much text and so many pictures more are too much."""
-        self._forget_old()
-        total = self._held.all.num_bytes + num_bytes
-        if total > self.limits.max_bytes:
-            raise TooManySessions(
-                f"all sessions would hold {total} bytes of text and pictures, and may {self.limits.max_bytes}; {_WAYS}"
-            )
+        with self._lock:
+            self._forget_old()
+            self._held.check_room(num_bytes, self.limits)
 
     def _settle(self, session: Session, messages: tuple[Message, ...]) -> None:
         self._held.add(session.client, messages)
         self._held.remove(session.client, session.messages)
         session.messages = messages
 
-    def _release_request(self, session: Session) -> None:
-        if session.request_id is not None:
-            self._of_request.pop(session.request_id, None)
-            self._held.remove(session.client, session.asked)
-        session.request_id, session.asked, session.cancel = None, (), None
-
     def _forget(self, session: Session) -> None:
-        if session.cancel is not None:
-            session.cancel.cancel("the session of the request was closed")
-        self._release_request(session)
+        for request_id in [name for name, asked in self._asked.items() if asked.session is session]:
+            asked = self._asked.pop(request_id)
+            asked.cancel.cancel("the session of the request was closed")
+            self._held.remove(session.client, asked.messages)
         self._held.remove(session.client, session.messages)
         del self._sessions[session.session_id]
 
@@ -281,7 +274,7 @@ class Sessions:
             self._forget(session)
 
     def _is_old(self, session: Session) -> bool:
-        return session.request_id is None and self._now() - session.used_s > self.limits.timeout_s
+        return session.answering is None and self._now() - session.used_s > self.limits.timeout_s
 
     def _state(self, session: Session) -> SessionState:
         return SessionState(
@@ -290,5 +283,5 @@ class Sessions:
             num_messages=len(session.messages),
             num_bytes=sum(map(message_bytes, session.messages)),
             timeout_s=self.limits.timeout_s,
-            is_busy=session.request_id is not None,
+            is_busy=session.answering is not None,
         )

@@ -1,10 +1,42 @@
-"""What is told of a session, what sessions may be, and what one is when it is put away. Plain data."""
+"""What a session is: in use, as it is told of, and put away; and what sessions may be. Plain data."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
+from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One conversation. Used under the lock of its `Sessions`."""
+
+    session_id: str
+    client: Hashable
+    """Who opened it: clients have limits. Whoever knows its id, and gives its salt, may use it."""
+    cache_salt: str
+    key_salt: str | None
+    """As `SavedState.key_salt`."""
+    used_s: float
+    messages: tuple[Message, ...] = ()
+    """Questions and answers so far."""
+    answering: Asked | None = None
+    """The request whose answer will be part of it."""
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request of a session, from when it begins to its end."""
+
+    session: Session
+    past: tuple[Message, ...]
+    """The messages of the session when it began, and"""
+    messages: tuple[Message, ...]
+    """all that is said in it, and"""
+    cancel: CancelToken
+    """how it is stopped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,11 @@ class PromptBuilder:
         self._marker = re.compile("|".join(map(re.escape, (wrapped_video, self._video_pad, self._image_pad))))
         self._think = None if special.think_start is None else tokenizer.token_text(special.think_start)
 
+    @property
+    def switches_thinking(self) -> bool:
+        """Whether a request may say if the model thinks."""
+        return self._template.switches_thinking
+
     def build(
         self,
         messages: Sequence[Message],

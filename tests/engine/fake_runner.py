@@ -8,12 +8,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from edge_runtime.engine.control import ThoughtTokens
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Delta, Event, Failed, Finished
+from edge_runtime.engine.grammar import Grammars
 from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.request import GenerationRequest, SamplingParams
 from edge_runtime.engine.settings import EngineSettings
@@ -25,16 +29,28 @@ from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.decoder import Logits
 from edge_runtime.model.kv_cache import RowSource
 from edge_runtime.model.paged_kv_cache import PagedKVCache, PagedLease
+from edge_runtime.model.tokenizer import _byte_of_char
 from edge_runtime.vision.encoder import VisionFeatures
 from edge_runtime.vision.plan import VisionRun
 
 EOS, THINK, END_THINK, IMAGE = 256, 257, 258, 259
 VOCAB = 260
+THOUGHTS = ThoughtTokens(THINK, (10, END_THINK), (10, 10))
 TOKENS_PER_IMAGE = 7
 FEATURES = VisionFeatures(
     np.arange(TOKENS_PER_IMAGE, dtype=np.float32)[:, np.newaxis], np.zeros((0, TOKENS_PER_IMAGE, 1), np.float32)
 )
 """Row r of `embeds` is r."""
+
+
+@cache
+def fake_tokenizer() -> str:
+    """The text of a `tokenizer.json` that says the same."""
+    tokenizer = Tokenizer(models.BPE(_byte_of_char(), []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(text, special=False) for text in ("<eos>", "<think>", "</think>", "<image>")])
+    return tokenizer.to_str()
 
 
 class FakePixels:
@@ -133,6 +149,8 @@ class FakeRunner:
     on_prepare: Callable[[GenerationRequest], None] = lambda request: None
     eos_token_ids: frozenset[int] = frozenset({EOS})
     think_token_ids: tuple[int, int] | None = (THINK, END_THINK)
+    thought_tokens: ThoughtTokens | None = THOUGHTS
+    grammars: Grammars = field(default_factory=lambda: Grammars(fake_tokenizer, VOCAB, [EOS]))
     forwards: list[list[tuple[str, int]]] = field(default_factory=list)
     """Per forward run: (request id, number of tokens) of each step."""
     encodes: list[str] = field(default_factory=list)
@@ -195,7 +213,7 @@ class FakeRunner:
         self.forwards.append([(step.log.request_id, len(step.token_ids)) for step in steps])
         self.on_forward(steps)
         rows = [self.run(step) for step in steps]
-        return [None if row is None else Logits(row[np.newaxis]) for row in rows]
+        return [None if one is None else Logits(one) for one in rows]
 
     def run(self, step: Step) -> NDArray[np.float32] | None:
         if step.cancel.cancelled:
@@ -218,7 +236,8 @@ class FakeRunner:
         assert lease.length <= lease.capacity
         tokens = lease.tokens
         assert tokens[: log.num_prompt] == log.input_ids[: lease.length].tolist()
-        return self.logits(log, tokens) if step.num_logits else None
+        ends = range(len(tokens) - step.num_logits + 1, len(tokens) + 1)
+        return np.stack([self.logits(log, tokens[:end]) for end in ends]) if step.num_logits else None
 
     def logits(self, log: FakeLog, tokens: list[int]) -> NDArray[np.float32]:
         if log.text in self.script:

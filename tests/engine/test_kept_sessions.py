@@ -13,11 +13,13 @@ import pytest
 from edge_kernels.library import KernelLibrary
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.kept_sessions import KeptSessions
+from edge_runtime.engine.request import GenerationRequest, SessionTurn
 from edge_runtime.engine.session import Sessions
 from edge_runtime.engine.session_files import SessionFiles
 from edge_runtime.engine.session_state import SessionLimits
 from edge_runtime.engine.thread import EngineThread
 from edge_runtime.errors import BadPrompt, ShuttingDown, TimedOut, UnknownSession
+from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message
 from tests.engine.fake_runner import FakeRunner, engine_of
 from tests.engine.test_session_files import ask, files_of
@@ -38,7 +40,8 @@ def test_what_is_too_old_goes_and_what_cannot_be_read_stays(
     engine = engine_of_bundle(tiny_bundle, None)
     names = [engine.sessions.open([Message("user", f"{number}")]).session_id for number in range(3)]
     busy = engine.sessions.open().session_id
-    engine.sessions._sessions[busy].request_id = "r"
+    asked = GenerationRequest("r", (Message("user", "?"),), session=SessionTurn(busy))
+    engine.sessions.begin(asked, CancelToken())
     engine.sessions._sessions[names[0]].used_s -= 1000  # nobody has used it for so long
     kept = KeptSessions(tmp_path)
     kept.save(files_of(engine), LATER_S, NEVER)

@@ -112,7 +112,7 @@ class World:
         assert {block: key for key, block in cache._block_of.items()} == cache._key_of
         assert self.runner.media.feature_bytes <= FEATURE_BYTES
         assert self.engine.sessions.num_bytes <= SESSION_BYTES
-        assert len(self.engine.sessions._of_request) == 0
+        assert len(self.engine.sessions._asked) == 0
 
 
 def answers_of(events: list[Event]) -> dict[str, Answer]:

@@ -10,11 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.engine.engine import Engine
-from edge_runtime.engine.events import Failed, Finished
+from edge_runtime.engine.events import Event, Failed, Finished
 from edge_runtime.engine.request import GenerationRequest, SessionTurn
+from edge_runtime.engine.scheduler import Scheduler
 from edge_runtime.engine.session import SessionLimits, Sessions
+from edge_runtime.engine.token_log import TokenLog
 from edge_runtime.engine.turns import turn_starts
-from edge_runtime.errors import BadParameter, Cancelled, ContextOverflow, SessionBusy, TooManySessions, UnknownSession
+from edge_runtime.errors import (
+    BadParameter,
+    Cancelled,
+    ContextOverflow,
+    Overloaded,
+    SessionBusy,
+    TooManySessions,
+    UnknownSession,
+)
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from tests.engine.fake_runner import FakeCache, FakeRunner, by_request, engine_of, last_of
@@ -142,6 +152,82 @@ def test_one_request_at_a_time_unless_it_supersedes() -> None:
     assert "superseded" in str(failed.error)
     answer = last_of(ends, second).text
     assert spoken(asking.sessions.messages(session_id)) == ["c", answer]
+
+
+@pytest.mark.parametrize("refused", ["too long", "no such turn", "no room", "bytes"])
+def test_who_is_refused_has_superseded_nothing(refused: str) -> None:
+    asking = Asking(max_bytes=10_000)
+    session_id = asking.sessions.open().session_id
+    first = asking.request(session_id, "a" * 40)
+    events = asking.engine.step()
+    held = asking.sessions.num_bytes
+    with (
+        pytest.raises((ContextOverflow, BadParameter, Overloaded, TooManySessions)),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        if refused == "no room":  # any more when it is prepared
+            rooms = iter((True, False))
+            patch.setattr(Scheduler, "check_room", lambda _: next(rooms) or raise_overloaded())
+        text = {"too long": "x" * 1000, "bytes": "x" * 20_000}.get(refused, "b")
+        asking.request(session_id, text, turn=7 if refused == "no such turn" else None, supersede=True)
+    assert asking.sessions.num_bytes == held
+    while asking.engine.has_work:
+        events += asking.engine.step()
+    answer = last_of(by_request(events), first).text
+    assert spoken(asking.sessions.messages(session_id)) == ["a" * 40, answer]
+
+
+def raise_overloaded() -> None:
+    raise Overloaded("full")
+
+
+def test_what_was_answered_before_it_could_be_superseded_is_part_of_the_past() -> None:
+    asking = Asking()
+    session_id = asking.sessions.open().session_id
+    first = asking.request(session_id, "a")
+    events: list[Event] = []
+    prepare = asking.runner.prepare
+
+    def slowly(request: GenerationRequest, cancel: CancelToken) -> TokenLog:
+        while asking.engine.has_work:
+            events.extend(asking.engine.step())
+        return prepare(request, cancel)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking.runner, "prepare", slowly)
+        second = asking.request(session_id, "b", supersede=True)
+    answer = last_of(by_request(events), first).text
+    while asking.engine.has_work:
+        events += asking.engine.step()
+    ends = by_request(events)
+    assert spoken(asking.sessions.messages(session_id)) == ["a", answer, "b", last_of(ends, second).text]
+    asking.sessions.close(session_id)
+    assert asking.sessions.num_bytes == 0
+
+
+def test_who_was_superseded_while_it_was_prepared_supersedes_nobody() -> None:
+    asking = Asking()
+    session_id = asking.sessions.open().session_id
+    prepare = asking.runner.prepare
+    later = ["b"]
+
+    def overtaken(request: GenerationRequest, cancel: CancelToken) -> TokenLog:
+        if later:
+            asking.request(session_id, later.pop(), supersede=True)
+        return prepare(request, cancel)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking.runner, "prepare", overtaken)
+        asking.request(session_id, "a")
+    events = []
+    while asking.engine.has_work:
+        events += asking.engine.step()
+    ends = by_request(events)
+    first, second = sorted(ends)
+    failed = ends[first][-1]
+    assert isinstance(failed, Failed)
+    assert "superseded" in str(failed.error)
+    assert spoken(asking.sessions.messages(session_id)) == ["b", last_of(ends, second).text]
 
 
 def test_who_cancelled_may_ask_at_once() -> None:

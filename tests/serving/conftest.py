@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -62,7 +63,9 @@ class FakeEngine:
         return bool(self.running)
 
     def prepare(self, request: GenerationRequest, cancel: CancelToken) -> GenerationRequest:
-        request = self.sessions.begin(request, cancel)
+        return self.sessions.prepared(request, cancel, partial(self._prepare, cancel))
+
+    def _prepare(self, cancel: CancelToken, request: GenerationRequest) -> GenerationRequest:
         prompt = _prompt(request)
         self.requests.append(request)
         needed = [picture.digest for picture in pictures_of(request) if isinstance(picture, PictureDigest)]

@@ -1,0 +1,78 @@
+"""From the logits of a run to the next tokens of a chat, and what they say.
+
+A run gives a row of logits for the last token of the log, and one for each token of the draft behind it. A row becomes
+a token so: what may not come is masked (`control.py`), the likeliest are scored again, then penalties and the draw
+(`sampling.py`). If that is the token that the draft had there, the next row is good, too. So a draft changes how many
+tokens a run gives, and never which.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.engine.chat import Chat
+from edge_runtime.engine.events import Delta, FinishReason
+from edge_runtime.engine.model_runner import ModelRunner
+from edge_runtime.engine.sampling import rescore
+from edge_runtime.model.decoder import Logits
+
+_Hidden = NDArray[np.float32] | None
+
+
+class Drawing:
+    """Draws the tokens of all chats of one model."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+
+    def advance(self, chat: Chat, logits: Logits) -> tuple[list[Delta], FinishReason | None]:
+        """Add the next tokens of `chat`, one or more; what they say, and why the answer ends there, if it does.
+
+        What was cached of a draft that did not come true is taken back. Raises `InternalError` for logits that are no
+        numbers, and as `Grammar.mask`.
+        """
+        start, came, reason = len(chat.log), 0, None
+        deltas: list[Delta] = []
+        while reason is None and came == len(chat.log) - start < len(logits.rows):
+            hidden = None if logits.hidden is None else logits.hidden[came]
+            reason = self._next(chat, logits.rows[came], hidden, deltas)
+            came = chat.came_true(start)
+        chat.num_accepted += came
+        chat.keep(start + came)
+        return deltas, reason
+
+    def _next(self, chat: Chat, row: NDArray[np.float32], hidden: _Hidden, deltas: list[Delta]) -> FinishReason | None:
+        """Add the token that `row` [V] gives, and all that then have to come."""
+        wants_logprobs = chat.request.options.num_logprobs is not None
+        token_id, said = chat.forced(), row
+        if wants_logprobs and (chat.control.is_guided or token_id is not None):
+            said = row.copy()  # log-probabilities are the model's own, whatever it may say
+            self._rescore(chat, said, hidden)
+        if token_id is None:
+            chat.control.mask(row)
+            self._rescore(chat, row, hidden)  # spends its few candidates on what may come
+            token_id = chat.draw(row)
+        reason = self._add(chat, token_id, said, deltas)
+        # Log-probabilities need a row for each: then what has to come is the draft of the next run.
+        while reason is None and not wants_logprobs and (token_id := chat.forced()) is not None:
+            reason = self._add(chat, token_id, None, deltas)
+        return reason
+
+    def _add(
+        self, chat: Chat, token_id: int, logits: NDArray[np.float32] | None, deltas: list[Delta]
+    ) -> FinishReason | None:
+        """Add a token to the answer, which came from `logits` [V] or had to come."""
+        is_eos = token_id in self._runner.eos_token_ids
+        ends = is_eos and (chat.control.is_guided or not chat.request.options.ignore_eos)
+        data = b"" if is_eos else self._runner.detokenize([token_id])
+        deltas += chat.add(token_id, data, is_end=ends, logits=logits)
+        if ends or chat.control.transcript.stopped or chat.control.is_complete:
+            return "stop"
+        if chat.log.num_output == chat.max_tokens:
+            return "length"
+        return "repetition" if chat.control.repeats else None
+
+    def _rescore(self, chat: Chat, row: NDArray[np.float32], hidden: _Hidden) -> None:
+        if hidden is not None:
+            rescore(row, hidden, chat.request.options.top_k, self._runner.score)

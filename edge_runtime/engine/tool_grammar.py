@@ -1,0 +1,59 @@
+r"""What an answer with tool calls looks like, as a grammar in llguidance's Lark. Pure text: compiles nothing.
+
+    Let me look.
+    <tool_call>
+    {"name": "get_weather", "arguments": {"city": "Bergen"}}
+    </tool_call>
+    <tool_call>
+    ...
+
+A call stands between two tokens, which are named by their ids; text cannot hold them. Calls end an answer: no text
+comes after them, as chat templates have no place for it in a history. Between the tokens all but the arguments is
+fixed, with the line breaks and spaces of the templates, so that an answer that is sent back is made of the same tokens.
+Each tool's schema is a grammar of its own: what its `$ref`s refer to stays where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from edge_runtime.model.tools import ToolDefinition, chosen_name
+
+_SPELLING = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "coerce_one_of": True,
+}
+"""As `tojson` spells JSON, and with it the templates that models learn from."""
+
+
+def tools_grammar(
+    tools: Sequence[ToolDefinition], tool_choice: str, *, parallel: bool, call_ids: tuple[int, int]
+) -> str:
+    """The Lark text of all answers that may be given with `tools`, of which there is at least one.
+
+    `call_ids`: the tokens around a call; `parallel`: whether there may be several. `tool_choice` is "auto", "required"
+    or "name:NAME"; with "none" there is nothing to constrain.
+    """
+    name = chosen_name(tool_choice)
+    callable_tools = [tool for tool in tools if name in (None, tool.name)]
+    assert callable_tools and tool_choice != "none"
+    calls = r'call ("\n" call)*' if parallel else "call"
+    rules = [
+        f"start: TEXT | TEXT {calls}" if tool_choice == "auto" else f"start: {calls}",
+        "call: " + " | ".join(f"call_{number}" for number in range(len(callable_tools))),
+    ]
+    for number, tool in enumerate(callable_tools):
+        opening = json.dumps(f'\n{{"name": "{tool.name}", "arguments": ')
+        rules.append(f'call_{number}: <[{call_ids[0]}]> {opening} arguments_{number} "}}\\n" <[{call_ids[1]}]>')
+        rules.append(f"arguments_{number}: %json {_arguments_schema(tool)}")
+    if tool_choice == "auto":
+        rules.append(r"TEXT: /(.|\n)*/")
+    return "\n".join(rules) + "\n"
+
+
+def _arguments_schema(tool: ToolDefinition) -> str:
+    """An object, whatever the definition leaves open."""
+    return json.dumps({"type": "object", **tool.schema, "x-guidance": _SPELLING}, ensure_ascii=False)
