@@ -5,30 +5,28 @@ comes true shows at every token that is drawn, drafted or not: kept by the lengt
 the likelier it goes on. So the draft is the one with the most tokens a second to be expected, which is none where
 matches lead nowhere, and many at the moment a long one comes up.
 
-Should that be wrong, a purse bounds what it can cost: drafts may lose two hundredths of the time, and what drafts
-have gained. Knows nothing of logs, graphs or clocks.
+Should that be wrong, a purse bounds what it can cost: drafts may lose two hundredths of the time, and what drafts have
+gained. Knows nothing of logs, graphs or clocks.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import log
+from typing import ClassVar
 
 from edge_runtime.engine.lookup import MAX_MATCH, MIN_MATCH
 from edge_runtime.engine.run_costs import MAX_ROWS, RunCosts, expected_s
 
 MAX_DRAFT = 16
 """Longer ones gain next to nothing: the chance that all of one comes true falls, and every row has its price."""
-_RATES = {2: 0.25, 3: 0.4, 4: 0.5, 6: 0.65, 8: 0.8, 12: 0.9, 16: 0.95}
-"""Of a match of at least so many tokens: how often it goes on, before anything of the answer is known."""
+_RATES = {2: 0.35, 3: 0.5, 4: 0.6, 6: 0.65, 8: 0.7, 12: 0.85, 16: 0.9}
+"""Of a match of at least so many tokens: how often it goes on, before anything of the answer is known (decision 75)."""
 _RATES_WEIGH = 3.0
 """As so many tokens."""
 _FORGETS = 0.97
 """What a token weighs after the next one with a match of its length."""
 
-_PURSE = 0.35
-"""What it holds at first, in runs without a draft."""
-_MAX_PURSE = 4.0
-_PER_RUN = 0.02
 _MIN_GAIN = 0.01
 """In logarithms of tokens a second; drafts that promise less are not worth their noise."""
 
@@ -58,16 +56,30 @@ class HitRates:
 _KINDS = {length: max(kind for kind in _RATES if kind <= length) for length in range(MIN_MATCH, MAX_MATCH + 1)}
 
 
+@dataclass(slots=True)
+class Purse:
+    """What drafts may lose, in runs without any; one for all chats of an engine."""
+
+    amount: float = 0.35
+    per_run: ClassVar[float] = 0.02
+    most: ClassVar[float] = 2.0
+    """A long draft's loss, and not much more: what one answer gained another can lose."""
+
+    def settle(self, change: float) -> None:
+        """After a chat's run, which gained or lost so much."""
+        self.amount = min(self.most, self.amount + self.per_run + change)
+
+
 class DraftLength:
     """Decides for one chat. Its answers follow from what it was told and what runs took."""
 
     __slots__ = ("_costs", "_lost", "_purse", "rates")
 
-    def __init__(self, costs: RunCosts) -> None:
-        """`costs` of the engine's runs."""
+    def __init__(self, costs: RunCosts, purse: Purse) -> None:
+        """`costs` and `purse` of the engine."""
         self.rates = HitRates()
         self._costs = costs
-        self._purse = _PURSE
+        self._purse = purse
         self._lost = 0.0  # what the draft that is being run loses if nothing of it comes true
 
     def next(self, match_length: int, most: int, num_chats: int, num_rows: int) -> int:
@@ -81,7 +93,7 @@ class DraftLength:
         ratios = self._ratios(num_chats, num_rows, min(most, MAX_DRAFT))
         for count, ratio in enumerate(ratios, 1):
             lost = num_chats * (ratio - 1)
-            if lost > self._purse:
+            if lost > self._purse.amount:
                 break
             chance *= self.rates.rate(match_length + count - 1)
             tokens += chance
@@ -92,10 +104,8 @@ class DraftLength:
 
     def took(self, num_drafted: int, num_accepted: int) -> None:
         """The run is over, and `RunCosts` has been told: so many tokens of its draft came true."""
-        change = _PER_RUN
-        if num_drafted:
-            change += num_accepted - ((1 + self._lost) * self._costs.surprise - 1)
-        self._purse = min(_MAX_PURSE, self._purse + change)
+        lost = (1 + self._lost) * self._costs.surprise - 1 if num_drafted else 0.0
+        self._purse.settle(num_accepted - lost)
 
     def _ratios(self, num_chats: int, num_rows: int, most: int) -> list[float]:
         """What a run takes with 1, 2, ... rows more, as multiples of what it takes without."""

@@ -19,7 +19,10 @@ _FIRST_S, _ROW_S = 34e-3, 4.1e-3
 """What is believed before anything was measured: a 2B model on two cores, int4 (38 ms; four rows 51, eight 67)."""
 _NUM_SAMPLES = 9
 _STALE = 512
-"""So many runs after it was last seen, what a number of rows costs is forgotten: chats grow, machines get busy."""
+"""So many runs after it was last seen, what a number of rows costs is forgotten: chats grow, machines get busy.
+
+Far sooner what was seen once or twice: it may have been a bad moment.
+"""
 _MAX_SURPRISE = 2.0
 
 
@@ -35,6 +38,10 @@ class _Seen:
     def seconds(self) -> float:
         """What such a run takes; a machine's hiccups only ever make it longer."""
         return min(self.samples) if len(self.samples) < 3 else median(self.samples)
+
+    def is_stale(self, now: int) -> bool:
+        """Whether it says nothing any more about run number `now`."""
+        return now - self.last > min(_STALE, _STALE >> 4 << len(self.samples))
 
 
 class RunCosts:
@@ -57,19 +64,19 @@ class RunCosts:
         expected = float(self.curve(num_chats)[num_rows])
         self._num_runs += 1
         table = self._seen.setdefault(num_chats, {})
-        if len(table) > 0 and min(table) <= num_rows:
-            self.surprise = min(_MAX_SURPRISE, max(1 / _MAX_SURPRISE, seconds / expected))
+        if self._known(num_chats):
+            seconds = min(seconds, _MAX_SURPRISE * expected)  # one bad moment must not count for long
+            self.surprise = max(1 / _MAX_SURPRISE, seconds / expected)
         seen = table.setdefault(num_rows, _Seen())
         if not seen.is_new:  # the first of its kind allocates
             seen.samples.append(seconds)
         seen.is_new, seen.last = False, self._num_runs
-        self._seen[num_chats] = {rows: one for rows, one in table.items() if self._num_runs - one.last < _STALE}
+        self._seen[num_chats] = {rows: one for rows, one in table.items() if not one.is_stale(self._num_runs)}
         self._curves.pop(num_chats, None)
 
     def most_rows(self, num_chats: int) -> int:
-        """How many rows to try at most: twice what is known, so that no machine is asked for what it cannot do."""
-        known = self._known(num_chats)
-        return 2 * max(max(known, default=0), num_chats)
+        """How many rows to try: at most twice what is known, so that no machine is asked for what it cannot do."""
+        return 2 * max(self._known(num_chats), default=0)
 
     def curve(self, num_chats: int) -> NDArray[np.float64]:
         """Seconds [`MAX_ROWS` + 1] of a run of so many rows of `num_chats` chats; never falling."""
@@ -89,17 +96,18 @@ def expected_s(num_rows: NDArray[np.int64] | int) -> NDArray[np.float64]:
 
 
 def _curve(known: dict[int, float]) -> NDArray[np.float64]:
-    """Through what is known; before and behind it as expected, in proportion."""
+    """Through what is known; before and behind it as expected, in proportion. More rows are never quicker."""
     rows = np.arange(MAX_ROWS + 1)
     expected = expected_s(rows)
     if not known:
         return expected
-    first, last = min(known), max(known)
-    curve = np.interp(rows, list(known), list(known.values()))
-    scale = known[first] / expected[first]
+    places, seconds = list(known), np.minimum.accumulate(list(known.values())[::-1])[::-1]
+    first, last = places[0], places[-1]
+    curve = np.interp(rows, places, seconds)
+    scale = seconds[0] / expected[first]
     curve[:first] = scale * expected[:first]
     slope = scale * _ROW_S
     if last > first:  # what it was so far, or what was expected: between the two
-        slope = (slope + (known[last] - known[first]) / (last - first)) / 2
-    curve[last + 1 :] = known[last] + max(slope, 0.0) * (rows[last + 1 :] - last)
-    return np.maximum.accumulate(curve)
+        slope = (slope + (seconds[-1] - seconds[0]) / (last - first)) / 2
+    curve[last + 1 :] = seconds[-1] + slope * (rows[last + 1 :] - last)
+    return curve

@@ -12,20 +12,37 @@ from collections.abc import Callable, Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.engine.draft_length import MAX_DRAFT, DraftLength
+from edge_runtime.engine.draft_length import MAX_DRAFT, DraftLength, Purse
 from edge_runtime.engine.lookup import Lookup
 from edge_runtime.engine.run_costs import RunCosts
 
 
 class Speculation:
-    """What to draft, and how much of it; learns from what came."""
+    """What all chats of an engine share. Owned by its thread."""
+
+    __slots__ = ("_lookup", "_purse", "costs")
+
+    def __init__(self, walls: Collection[int]) -> None:
+        """`walls` as `Lookup` takes them."""
+        self.costs = RunCosts()
+        """To be told of every run."""
+        self._lookup = Lookup(walls)
+        self._purse = Purse()
+
+    def drafter(self) -> Drafter:
+        """One for a new chat."""
+        return Drafter(self._lookup, DraftLength(self.costs, self._purse))
+
+
+class Drafter:
+    """What to draft in one chat, and how much of it; learns from what came."""
 
     __slots__ = ("_expected", "_length", "_lookup", "_match_length", "_num_drafted", "_num_then")
 
-    def __init__(self, walls: Collection[int], costs: RunCosts) -> None:
-        """`walls` as `Lookup` takes them; `costs` of the engine's runs."""
-        self._lookup = Lookup(walls)
-        self._length = DraftLength(costs)
+    def __init__(self, lookup: Lookup, length: DraftLength) -> None:
+        """`length` is this chat's alone."""
+        self._lookup = lookup
+        self._length = length
         self._expected = np.empty(0, np.int64)  # after the first `_num_then` tokens, whether drafted or not
         self._num_then = 0
         self._match_length = 0
