@@ -36,7 +36,7 @@ from edge_runtime.model.fingerprint import fingerprint
 from edge_runtime.model.graph import Graph, GraphSettings
 from edge_runtime.model.kv_cache import KVCache
 from edge_runtime.model.manifest import CHAT_TEMPLATE, TOKENIZER, VISION_GRAPH, decoder_graph_name
-from edge_runtime.model.prompt import PromptBuilder
+from edge_runtime.model.prompt import PromptBuilder, PromptOptions
 from edge_runtime.model.ragged_decoder import RaggedDecoder
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
@@ -157,9 +157,11 @@ class BundleRunner:
             request.messages,
             [plan.placeholder for plan in plans],
             self._max_context + num_dropped,
-            self._thinking(request.options),
-            parse_special=request.options.parse_special,
-            salt=request.options.salt,
+            PromptOptions(
+                enable_thinking=self._thinking(request.options),
+                parse_special=request.options.parse_special,
+                salt=request.options.salt,
+            ),
         )
         log = TokenLog(
             prompt.input_ids,

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.model.drawn_calls import DrawnCalls
 from edge_runtime.model.latest import LatestDrawn, prompt_hash
 from edge_runtime.model.thoughts import DrawnThoughts, DroppedThought, Thought
 from edge_runtime.model.tokenizer import Tokenizer
@@ -24,25 +25,34 @@ class DrawnAnswers:
     """The latest answers. Safe to use from several threads."""
 
     def __init__(
-        self, tokenizer: Tokenizer, end_ids: Collection[int], think_ids: tuple[int, int] | None = None
+        self,
+        tokenizer: Tokenizer,
+        end_ids: Collection[int],
+        think_ids: tuple[int, int] | None = None,
+        call_ids: tuple[int, int] | None = None,
     ) -> None:
-        """`end_ids`: tokens that end an answer, and in a history follow it; `think_ids`: those around a thought."""
+        """`end_ids`: tokens that end an answer, and in a history follow it.
+
+        `think_ids`: those around a thought; `call_ids`: those around a tool call.
+        """
         self._tokenizer = tokenizer
         self._end_ids = np.array(sorted(end_ids), dtype=np.int64)
         self._answers: LatestDrawn[NDArray[np.int64]] = LatestDrawn(MAX_ANSWERS, MAX_TOKENS)
         self._thoughts = DrawnThoughts(tokenizer, end_ids, think_ids)
+        self._calls = DrawnCalls(tokenizer, call_ids)
 
     def note(self, prompt_ids: NDArray[np.int64], output_ids: tuple[int, ...], salt: bytes = b"") -> None:
         """Remember that `output_ids` were drawn after `prompt_ids`, in which an image is one token.
 
         They are found with an equal `salt`: 16 bytes, or none.
-        Not with control tokens in it: what comes back as text never becomes structure (decision 50). A thought before
-        it is remembered apart, for `as_drawn`.
+        Not with control tokens in it: what comes back as text never becomes structure (decision 50). Those around tool
+        calls may be: they come back as structure (decision 73). A thought before it is remembered apart, for
+        `as_drawn`.
         """
         drawn = np.array(output_ids, dtype=np.int64)
         if len(drawn) and drawn[-1] in self._end_ids:
             drawn = drawn[:-1]
-        if not len(drawn) or self._has_controls(drawn):
+        if not len(drawn) or (self._has_controls(drawn) and not self._calls.has_only(drawn)):
             self._thoughts.note(prompt_ids, drawn, salt)
             return
         self._answers.note(prompt_ids, drawn, salt)
@@ -105,9 +115,12 @@ class DrawnAnswers:
         return found
 
     def _with(self, ids: NDArray[np.int64], start: int, drawn: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`ids` with `drawn` from `start` on, if they say the same there: plain text, up to an end token."""
+        """`ids` with `drawn` from `start` on, if they say the same there: text and tool calls, up to an end token."""
         said = self._until_end(ids, start)
-        stays = np.array_equal(said, drawn) or self._has_controls(said) or self._bytes(said) != self._bytes(drawn)
+        if self._calls.has_only(drawn):
+            stays = not self._calls.say_the_same(said, drawn)
+        else:
+            stays = self._has_controls(said) or self._bytes(said) != self._bytes(drawn)
         return ids if stays else np.concatenate((ids[:start], drawn, ids[start + len(said) :]))
 
     def _has_controls(self, ids: NDArray[np.int64]) -> bool:

@@ -3,18 +3,20 @@
 A template makes one string of what it writes itself and of what was said, and the tokenizer cannot tell them apart. So
 every control token spelled in a message is written in other characters before the template sees it (`shield`), of the
 same number and strange to every template; the tokenizer is told how to read them, and reads them as text. Messages that
-spell none, nearly all, are not touched. Knows nothing of templates.
+spell none, nearly all, are not touched. The strings inside definitions of tools and calls of them, which a template
+prints as JSON, are treated alike. Knows nothing of templates.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from edge_runtime.errors import BadPrompt
 from edge_runtime.model.conversation import Message, Part, Role, TextPart
+from edge_runtime.model.tools import ToolDefinition, strings_in
 
 _SHIELDS = range(0xF0000, 0x10FFFE)
 """The private planes of Unicode: no text of a language, no token and no template has these characters."""
@@ -25,11 +27,12 @@ the tokens that the model wrote, and instructions on tools name them."""
 
 @dataclass(frozen=True, slots=True)
 class Shielded:
-    """Messages in which no control token is spelled."""
+    """Messages and tools in which no control token is spelled."""
 
     messages: Sequence[Message]
     shields: Mapping[int, str]
     """Code points that stand for another character, and that character; empty where nothing was spelled."""
+    tools: Sequence[ToolDefinition] = ()
 
 
 class ControlTokens:
@@ -41,21 +44,35 @@ class ControlTokens:
         self._special = _Spellings(special)
         self._all = _Spellings(special | {token for token in added_tokens if _is_markup(token)})
 
-    def shield(self, messages: Sequence[Message]) -> Shielded:
-        """`messages` with every control token in their text respelled; the same ones where there is none.
+    def shield(self, messages: Sequence[Message], tools: Sequence[ToolDefinition] = ()) -> Shielded:
+        """`messages` and `tools` with every control token in their text respelled; the same ones where there is none.
 
         Raises `BadPrompt` for text that holds all of Unicode's private characters as well.
         """
         found = [list(self._spans(message)) for message in messages]
-        if not any(found):
-            return Shielded(messages, {})
+        in_json = [text for message in messages for call in message.tool_calls for text in strings_in(call.value())]
+        in_json += [text for tool in tools for text in (tool.description, *strings_in(tool.schema))]
+        spells_json = any(self._spells(text) for text in in_json)
+        if not any(found) and not spells_json:
+            return Shielded(messages, {}, tools)
         texts = [part.text for message in messages for part in message.content if isinstance(part, TextPart)]
-        shield_of = self._unused_characters(texts)
-        shielded = [
+        shield_of = self._unused_characters([*texts, *in_json])
+
+        def shielded(text: str) -> str:
+            spans = [(0, start, stop) for start, stop in self._all.find(text)]
+            return _respelled_text(text, spans, shield_of)
+
+        respelled = [
             replace(message, content=_respelled(message.content, spans, shield_of)) if spans else message
             for message, spans in zip(messages, found, strict=True)
         ]
-        return Shielded(shielded, {ord(shield): char for char, shield in shield_of.items()})
+        if spells_json:
+            respelled = [_with_calls(message, shielded) for message in respelled]
+            tools = [tool.mapped(shielded) for tool in tools]
+        return Shielded(respelled, {ord(shield): char for char, shield in shield_of.items()}, tools)
+
+    def _spells(self, text: str) -> bool:
+        return next(self._all.find(text), None) is not None
 
     def spelled(self, messages: Sequence[Message], tokens: Sequence[str]) -> str | None:
         """The first of `tokens` that some message's text spells, also across its parts."""
@@ -144,9 +161,17 @@ def _respelled(
     for index, own in groupby(spans, lambda span: span[0]):
         part = parts[index]
         assert isinstance(part, TextPart)
-        pieces, done = [], 0
-        for _, start, stop in own:
-            pieces += [part.text[done:start], "".join(shield_of[char] for char in part.text[start:stop])]
-            done = stop
-        parts[index] = TextPart("".join([*pieces, part.text[done:]]))
+        parts[index] = TextPart(_respelled_text(part.text, own, shield_of))
     return tuple(parts)
+
+
+def _respelled_text(text: str, spans: Iterable[tuple[int, int, int]], shield_of: Mapping[str, str]) -> str:
+    pieces, done = [], 0
+    for _, start, stop in spans:
+        pieces += [text[done:start], "".join(shield_of[char] for char in text[start:stop])]
+        done = stop
+    return "".join([*pieces, text[done:]])
+
+
+def _with_calls(message: Message, change: Callable[[str], str]) -> Message:
+    return replace(message, tool_calls=tuple(call.mapped(change) for call in message.tool_calls))

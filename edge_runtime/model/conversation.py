@@ -1,4 +1,4 @@
-"""What a caller says to the model: messages made of text, images and video. Knows nothing of tokens or pixels.
+"""What a caller says to the model: messages made of text, images, video and tool calls. Knows no tokens, no pixels.
 
 The clients of `edge_runtime.serving` take pictures and whole messages in more forms (`serving/chat.py`), and make these
 of them.
@@ -7,7 +7,7 @@ of them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import BadPrompt
+from edge_runtime.model.tools import MAX_TOOLS, ToolCall
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +88,46 @@ class Message:
     content: tuple[Part, ...]
     dropped: int
     """Of an answer: in which drop the thought before it has left, as `ImagePart.dropped`."""
+    tool_calls: tuple[ToolCall, ...]
+    """Of an answer: what it calls, after what it says."""
+    tool_call_id: str
+    """Of a tool's message: the call that it answers; empty: the next one that is not answered."""
 
-    def __init__(self, role: Role, content: str | Part | Iterable[str | Part], dropped: int = 0) -> None:
-        """A string stands for a `TextPart`, one part for a sequence of one. Raises `BadPrompt` for anything else."""
+    def __init__(
+        self,
+        role: Role,
+        content: str | Part | Iterable[str | Part] | None,
+        dropped: int = 0,
+        *,
+        tool_calls: Iterable[ToolCall] = (),
+        tool_call_id: str = "",
+    ) -> None:
+        """A string stands for a `TextPart`, one part for a sequence of one. Raises `BadPrompt` for anything else.
+
+        Only an answer may have `tool_calls`, and then its content may be None.
+        """
+        calls = _calls(role, tool_calls, tool_call_id)
+        if content is None and calls:
+            content = ()
         parts = [content] if isinstance(content, (str, TextPart, ImagePart, VideoPart)) else content
         if not isinstance(parts, Iterable) or isinstance(parts, (bytes, Mapping)):
             raise BadPrompt(f"the content of a message is {_kind(content)}; wanted a string, or a list of parts")
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "dropped", dropped)
         object.__setattr__(self, "content", tuple(_part(part, number) for number, part in enumerate(parts, 1)))
+        object.__setattr__(self, "tool_calls", calls)
+        object.__setattr__(self, "tool_call_id", tool_call_id)
+
+
+def _calls(role: Role, tool_calls: Iterable[ToolCall], tool_call_id: str) -> tuple[ToolCall, ...]:
+    calls = tuple(tool_calls)
+    if not all(isinstance(call, ToolCall) for call in calls) or len(calls) > MAX_TOOLS:
+        raise BadPrompt(f"the tool_calls of a message must be up to {MAX_TOOLS} ToolCall objects")
+    if calls and role != "assistant":
+        raise BadPrompt(f"a message of {role!r:.80} has tool_calls; only an answer, of the assistant, calls tools")
+    if not isinstance(tool_call_id, str) or (tool_call_id and role != "tool"):
+        raise BadPrompt(f"tool_call_id is {tool_call_id!r:.80}; wanted a string, in a message of the role 'tool'")
+    return calls
 
 
 def _part(part: object, number: int) -> Part:
@@ -111,6 +143,22 @@ def _part(part: object, number: int) -> Part:
 
 def _kind(value: object) -> str:
     return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def check_tool_messages(messages: Sequence[Message]) -> None:
+    """Raise `BadPrompt` for a tool's message that answers no call: such messages follow the answer that calls."""
+    pending: list[str] = []
+    for number, message in enumerate(messages, 1):
+        if message.role != "tool":
+            pending = [call.id for call in message.tool_calls]
+            continue
+        if not pending or (message.tool_call_id and message.tool_call_id not in pending):
+            which = f"the call {message.tool_call_id!r:.80}" if message.tool_call_id else "a call"
+            raise BadPrompt(
+                f"message {number} answers {which}, and the answer before it made no such call, or it is answered "
+                "already; send each call's result once, right after the assistant's message with its tool_calls"
+            )
+        pending.remove(message.tool_call_id or pending[0])
 
 
 def frames_of(part: ImagePart | VideoPart) -> tuple[Picture, ...]:

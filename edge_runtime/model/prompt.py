@@ -18,11 +18,12 @@ from edge_runtime.errors import BadParameter, BadPrompt, ContextOverflow
 from edge_runtime.families.qwen3_vl.processor import Placeholder, VisionSpan
 from edge_runtime.model.answers import DrawnAnswers
 from edge_runtime.model.control_tokens import ControlTokens, Shielded
-from edge_runtime.model.conversation import Message
+from edge_runtime.model.conversation import Message, check_tool_messages
 from edge_runtime.model.manifest import SpecialTokens
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.thoughts import DroppedThought
 from edge_runtime.model.tokenizer import Tokenizer
+from edge_runtime.model.tools import ToolDefinition
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +42,20 @@ class TokenizedPrompt:
     """Those in it that were dropped, which a history does not have."""
 
 
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """How a chat is made a prompt."""
+
+    enable_thinking: bool | None = None
+    """None: as the chat template has it."""
+    tools: Sequence[ToolDefinition] = ()
+    """What the model is told that it may call."""
+    parse_special: bool = False
+    """Whether control tokens spelled in texts become those tokens."""
+    salt: bytes = b""
+    """As that of `DrawnAnswers.restore`."""
+
+
 class PromptBuilder:
     """Renders, expands and tokenizes chats of one bundle."""
 
@@ -51,7 +66,9 @@ class PromptBuilder:
         self._controls = ControlTokens(tokenizer.added_tokens)
         start, end = special.think_start, special.think_end
         think_ids = None if start is None or end is None else (start, end)
-        self.answers = DrawnAnswers(tokenizer, special.eos, think_ids)
+        self.tool_call_ids = tokenizer.pair_of_added("<tool_call>", "</tool_call>")
+        """Tokens around a call, or None where the model has none."""
+        self.answers = DrawnAnswers(tokenizer, special.eos, think_ids, self.tool_call_ids)
         """Those in a history are tokenized as they were drawn."""
         self._image_pad = tokenizer.token_text(special.image_pad)
         self._video_pad = tokenizer.token_text(special.video_pad)
@@ -71,23 +88,22 @@ class PromptBuilder:
         messages: Sequence[Message],
         media: Sequence[Placeholder],
         max_context: int | None = None,
-        enable_thinking: bool | None = None,
-        *,
-        parse_special: bool = False,
-        salt: bytes = b"",
+        options: PromptOptions = PromptOptions(),
     ) -> TokenizedPrompt:
         """Token ids of `messages`, whose images and videos take up `media`, in order.
 
-        With `parse_special` control tokens spelled in their text become those tokens; `salt` is that of
-        `DrawnAnswers.restore`. Raises `BadPrompt`, `BadParameter` for an `enable_thinking` that the chat template
-        cannot do, and `ContextOverflow` for what is far beyond `max_context` tokens before any work is spent on it; a
-        prompt a little too long is for the caller to notice.
+        Raises `BadPrompt`, `BadParameter` for an `enable_thinking` that the chat template cannot do, and
+        `ContextOverflow` for what is far beyond `max_context` tokens before any work is spent on it; a prompt a little
+        too long is for the caller to notice.
         """
+        tools, enable_thinking = options.tools, options.enable_thinking
         num_media = sum(placeholder.num_tokens for placeholder in media)
         refuse_overflow(num_media, "images and videos", max_context)
         self._refuse_placeholders(messages)
-        shielded = Shielded(messages, {}) if parse_special else self._controls.shield(messages)
-        text = self._template.render(shielded.messages, enable_thinking)
+        self._refuse_tools(tools)
+        check_tool_messages(messages)
+        shielded = Shielded(messages, {}, tools) if options.parse_special else self._controls.shield(messages, tools)
+        text = self._template.render(shielded.messages, enable_thinking, shielded.tools)
         thinks = self._think is not None and text.rstrip().endswith(self._think)
         if enable_thinking is not None and enable_thinking != thinks and not self._template.switches_thinking:
             habit = "always reasons first" if thinks else "never reasons first"
@@ -96,7 +112,7 @@ class PromptBuilder:
         ids = self._tokenizer.encode(
             self._expand(text, media), shielded.shields, add_special_tokens=not self._template.begins(text)
         )
-        ids, thoughts = self.answers.as_drawn(ids, salt, [message.dropped for message in messages])
+        ids, thoughts = self.answers.as_drawn(ids, options.salt, [message.dropped for message in messages])
         grids = [grid for placeholder in media for grid in placeholder.grids]
         is_pad = (ids == self._special.image_pad) | (ids == self._special.video_pad)
         counts = np.ones(len(ids), dtype=np.int64)
@@ -111,6 +127,13 @@ class PromptBuilder:
                 DroppedThought(int(places[one.start]), int(places[one.stop]), one.number) for one in thoughts
             ),
         )
+
+    def _refuse_tools(self, tools: Sequence[ToolDefinition]) -> None:
+        if tools and self.tool_call_ids is None:
+            raise BadPrompt(
+                "this model's tokenizer has no tokens for tool calls, <tool_call> and </tool_call>: it was not trained "
+                "for them; leave tools out"
+            )
 
     def _refuse_placeholders(self, messages: Sequence[Message]) -> None:
         pad = self._controls.spelled(messages, (self._image_pad, self._video_pad))

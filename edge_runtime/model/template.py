@@ -16,10 +16,10 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import meta, nodes
@@ -29,6 +29,8 @@ from jinja2.parser import Parser
 from edge_runtime.errors import BadPrompt, BundleError
 from edge_runtime.model.conversation import ImagePart, Message, Part, Role, TextPart
 from edge_runtime.model.sandbox import LimitedEnvironment, TemplateLimit, charged, limited
+from edge_runtime.model.tool_use import STRANGE, ContentFormat, ToolUse, find_tool_use
+from edge_runtime.model.tools import ToolDefinition
 
 MAX_TEMPLATE_BYTES = 1 << 20
 """Real ones have some five thousand."""
@@ -42,8 +44,6 @@ _REFUSALS = (
 """What a template, a program of strangers, can raise; a jinja2 error among it."""
 
 
-ContentFormat = Literal["parts", "string"]
-
 Render = Callable[[list[dict[str, Any]], int], str]
 """Renders messages as dicts, given about how many characters they have."""
 
@@ -54,9 +54,6 @@ _CHATS: tuple[tuple[Role, ...], ...] = (
     ("user",),
 )
 """What is tried, most telling first: some templates know no system message, some no earlier turns."""
-
-_STRANGE = "edge_part"
-"""A key that no template asks a part for: where it is printed, the part itself was."""
 
 
 class ChatTemplate:
@@ -83,6 +80,9 @@ class ChatTemplate:
                 self._variables = meta.find_undeclared_variables(tree)
                 self._template = environment.from_string(tree)
                 self.formats: ContentFormats = find_content_formats(self._render)
+            with limited(len(source)):
+                self.tool_use = self._find_tool_use()
+                """What it does with tools."""
         except (*_REFUSALS, SyntaxError) as error:
             raise BundleError(f"{path} is not a chat template: {error}; export the bundle again") from error
 
@@ -96,26 +96,81 @@ class ChatTemplate:
         bos_token = self._special_tokens_map.get("bos_token")
         return isinstance(bos_token, str) and bool(bos_token) and text.startswith(bos_token)
 
-    def render(self, messages: Sequence[Message], enable_thinking: bool | None = None) -> str:
-        """The text of the chat up to where the answer begins.
+    def render(
+        self,
+        messages: Sequence[Message],
+        enable_thinking: bool | None = None,
+        tools: Sequence[ToolDefinition] = (),
+    ) -> str:
+        """The text of the chat up to where the answer begins; it tells the model of `tools`.
 
         `enable_thinking` None leaves the choice to the template. Raises `BadPrompt` where the template refuses the
-        messages, or does not end.
+        messages, does not end, or has no place for tools or calls that there are.
         """
         if not messages:
             raise BadPrompt("a request needs at least one message")
-        size = sum(len(part.text) for message in messages for part in message.content if isinstance(part, TextPart))
+        self._refuse_lost_tools(messages, tools)
         try:
-            return self._render([self.formats.as_dict(message) for message in messages], size, enable_thinking)
+            said = [self._as_dict(message) for message in messages]
+            offered = [tool.as_dict() for tool in tools] or None
+            return self._render(said, sum(map(_size, messages)) + sum(map(_size, tools)), enable_thinking, offered)
         except _REFUSALS as error:
             raise BadPrompt(f"the chat template refuses these messages: {error}") from error
 
-    def _render(self, messages: list[dict[str, Any]], size: int, enable_thinking: bool | None = None) -> str:
-        names = {**self._special_tokens_map, "messages": messages, "tools": None, "documents": None}
+    def _as_dict(self, message: Message) -> dict[str, Any]:
+        """As `ContentFormats.as_dict`, with what is of tools."""
+        if message.role == "tool":
+            return {**self._tool_message(message), "tool_call_id": message.tool_call_id}
+        if not message.tool_calls:
+            return self.formats.as_dict(message)
+        # Content that says nothing must be empty: templates put a line break between content and a call.
+        said = [part for part in message.content if not isinstance(part, TextPart) or part.text]
+        calls = [call.as_dict() for call in message.tool_calls]
+        return {**self.formats.as_dict(replace(message, content=tuple(said))), "tool_calls": calls}
+
+    def _tool_message(self, message: Message) -> dict[str, Any]:
+        parts = [_part_as_dict(part) for part in message.content]
+        if self.tool_use.content == "parts":
+            return {"role": "tool", "content": parts}
+        if not all(isinstance(part, TextPart) for part in message.content):
+            raise BadPrompt(
+                "this model's chat template takes text only from tools; send the images in a user message behind it"
+            )
+        return {"role": "tool", "content": "".join(part["text"] for part in parts)}
+
+    def _refuse_lost_tools(self, messages: Sequence[Message], tools: Sequence[ToolDefinition]) -> None:
+        lost = "tools" if tools and not self.tool_use.prints_tools else ""
+        if not self.tool_use.prints_calls and any(message.role == "tool" or message.tool_calls for message in messages):
+            lost = "tool calls and their results"
+        if lost:
+            raise BadPrompt(
+                f"this model's chat template has no place for {lost}: the model was not trained for them; leave them "
+                "out, or write them into the text of messages"
+            )
+
+    def _render(
+        self,
+        messages: list[dict[str, Any]],
+        size: int,
+        enable_thinking: bool | None = None,
+        tools: list[dict[str, Any]] | None = None,
+    ) -> str:
+        names = {**self._special_tokens_map, "messages": messages, "tools": tools, "documents": None}
         if enable_thinking is not None:
             names[_THINKING] = enable_thinking
-        with limited(size + 64 * len(messages)):
+        with limited(size + 64 * (len(messages) + len(tools or ()))):
             return self._template.render(names, add_generation_prompt=True)
+
+    def _find_tool_use(self) -> ToolUse:
+        def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str | None:
+            try:
+                return self._render(messages, 1000, None, tools)
+            except TemplateLimit:
+                raise
+            except _REFUSALS:
+                return None
+
+        return find_tool_use(render, self.formats.of_role["user"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +219,7 @@ def _prints(render: Render, chat: list[tuple[Role, ContentFormat]], *, with_imag
     messages = []
     for index, (role, form) in enumerate(chat):
         text = f"edge text {index}."
-        parts = [{"type": "image"}] * with_image + [{"type": "text", "text": text, _STRANGE: _STRANGE}]
+        parts = [{"type": "image"}] * with_image + [{"type": "text", "text": text, STRANGE: STRANGE}]
         messages.append({"role": role, "content": text if form == "string" else parts})
     try:
         printed = render(messages, 1000)
@@ -172,7 +227,15 @@ def _prints(render: Render, chat: list[tuple[Role, ContentFormat]], *, with_imag
         raise
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError):
         return False
-    return _STRANGE not in printed and all(f"edge text {index}." in printed for index in range(len(chat)))
+    return STRANGE not in printed and all(f"edge text {index}." in printed for index in range(len(chat)))
+
+
+def _size(said: Message | ToolDefinition) -> int:
+    """Characters that a template is given."""
+    if isinstance(said, ToolDefinition):
+        return len(said.name) + len(said.description) + len(said.parameters)
+    calls = sum(len(call.name) + len(call.arguments) for call in said.tool_calls)
+    return calls + sum(len(part.text) for part in said.content if isinstance(part, TextPart))
 
 
 def _part_as_dict(part: Part) -> dict[str, str]:

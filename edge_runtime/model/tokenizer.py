@@ -51,6 +51,11 @@ class Tokenizer:
         """The tokens that are matched as whole strings, and whether each is special."""
         return {token.content: token.special for token in self._added.values()}
 
+    def pair_of_added(self, start: str, end: str) -> tuple[int, int] | None:
+        """Ids of the two added tokens with these spellings; None where either is missing."""
+        ids = {token.content: token_id for token_id, token in self._added.items()}
+        return (ids[start], ids[end]) if start in ids and end in ids else None
+
     def encode(
         self, text: str, shields: Mapping[int, str] | None = None, *, add_special_tokens: bool = True
     ) -> NDArray[np.int64]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, NoReturn, TypeGuard
 
 import msgspec
@@ -16,6 +17,9 @@ from edge_runtime.errors import BadParameter
 
 MAX_TOOLS = 128
 MAX_SCHEMA_BYTES = 64 * 1024
+MAX_NESTING = 64
+"""Lists and objects in each other."""
+_TOO_DEEP = f"it has more than {MAX_NESTING} lists and objects in each other"
 _MAX_DESCRIPTION = 16 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 NO_PARAMETERS = '{"type": "object", "properties": {}}'
@@ -34,10 +38,7 @@ class ToolDefinition(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a name that no template could print safely, or parameters of another form."""
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise BadParameter(
-                f"a tool has the name {self.name!r:.80}; wanted up to 128 letters, digits and any of _ - . : /"
-            )
+        _check_name("a tool", self.name)
         if not _is_text(self.description) or len(self.description) > _MAX_DESCRIPTION:
             raise BadParameter(
                 f"the description of the tool {self.name} must be a string of at most {_MAX_DESCRIPTION} characters"
@@ -49,6 +50,13 @@ class ToolDefinition(msgspec.Struct, frozen=True):
         """The parameters as what their JSON says; keys in order."""
         schema: dict[str, Any] = json.loads(self.parameters)
         return schema
+
+    def mapped(self, change: Callable[[str], str]) -> ToolDefinition:
+        """With every string but its name changed, keys of the schema among them."""
+        changed = copy(self)  # its size has been judged
+        msgspec.structs.force_setattr(changed, "description", change(self.description))
+        msgspec.structs.force_setattr(changed, "parameters", _dumped(_mapped(self.schema, change)))
+        return changed
 
     def as_dict(self) -> dict[str, Any]:
         """As OpenAI's API has it, and with it the templates."""
@@ -66,17 +74,54 @@ class ToolCall(msgspec.Struct, frozen=True):
     name: str
     arguments: str
 
+    def __post_init__(self) -> None:
+        """Raise `BadParameter` for a name that no template could print safely, or what is no text."""
+        _check_name("a tool call", self.name)
+        if not all(map(_is_text, (self.id, self.arguments))):
+            raise BadParameter(f"a call of the tool {self.name} needs an id and arguments that are strings")
+
     def as_dict(self) -> dict[str, Any]:
         """As templates take it: arguments as what their JSON says, or as text where that is none."""
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.value()}}
+
+    def mapped(self, change: Callable[[str], str]) -> ToolCall:
+        """With every string of its arguments changed, keys among them."""
+        value = self.value()
+        arguments = change(value) if isinstance(value, str) else _dumped(_mapped(value, change))
+        return ToolCall(self.id, self.name, arguments)
 
     def value(self) -> Any:
         """The arguments as what their JSON says; the text itself where it says no object."""
         try:
             value = json_value(self.arguments)
-        except (ValueError, RecursionError):
+        except ValueError:
             return self.arguments
         return value if isinstance(value, dict) else self.arguments
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Every string in what JSON says, keys among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from strings_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings_in(inner)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(key): _mapped(inner, change) for key, inner in value.items()}
+    return [_mapped(inner, change) for inner in value] if isinstance(value, list) else value
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def check_tools(tools: Sequence[ToolDefinition], tool_choice: str) -> None:
@@ -131,7 +176,7 @@ def _text(parameters: object) -> str:
     if isinstance(parameters, str):
         return parameters
     try:
-        return json.dumps(parameters, ensure_ascii=False)
+        return _dumped(parameters)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadParameter(f"the parameters of a tool are not JSON: {error}") from error
 
@@ -155,9 +200,27 @@ def _check_keys(given: Mapping[Any, Any], known: Sequence[str]) -> None:
         raise BadParameter(f"a tool is of the type {given['type']!r:.80}; only functions can be called")
 
 
+def _check_name(what: str, name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise BadParameter(f"{what} has the name {name!r:.80}; wanted up to 128 letters, digits and any of _ - . : /")
+
+
 def json_value(text: str) -> Any:
-    """What JSON text says; keys in order. Raises `ValueError` for what is none, `NaN` among it, or `RecursionError`."""
-    return json.loads(text, parse_constant=_refuse_constant)
+    """What JSON text says; keys in order. Raises `ValueError` for what is none, or too deep in itself."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        level = [inner for one in level if isinstance(one, (dict, list)) for inner in _inside(one)]
+        if not level:
+            return value
+    raise ValueError(_TOO_DEEP)
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -180,7 +243,7 @@ def _check_schema(name: str, parameters: object) -> None:
         raise BadParameter(f"{wanted} of at most {MAX_SCHEMA_BYTES} bytes; leave out what the model need not know")
     try:
         schema = json_value(parameters)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadParameter(f"{wanted}; they are no JSON: {error}") from error
     if not isinstance(schema, dict):
         raise BadParameter(f"{wanted}; they are {parameters!r:.80}")

@@ -13,7 +13,7 @@ from edge_runtime.families.qwen3_vl.processor import Placeholder, TokenGrid
 from edge_runtime.model.control_tokens import ControlTokens
 from edge_runtime.model.conversation import ImagePart, Message, TextPart
 from edge_runtime.model.manifest import SpecialTokens, load_manifest
-from edge_runtime.model.prompt import PromptBuilder
+from edge_runtime.model.prompt import PromptBuilder, PromptOptions
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
 
@@ -144,7 +144,10 @@ def test_the_switch_gives_the_tokens_of_transformers(builder: PromptBuilder, tok
     for typed in TYPED:
         text = f"<|im_start|>user\n{typed}<|im_end|>\n<|im_start|>assistant\n"
         wanted = tokenizer._tokenizer.encode(text).ids
-        assert builder.build(chat(("user", typed)), [], parse_special=True).input_ids.tolist() == wanted
+        assert (
+            builder.build(chat(("user", typed)), [], options=PromptOptions(parse_special=True)).input_ids.tolist()
+            == wanted
+        )
 
 
 def test_typed_vision_tokens_move_no_picture(builder: PromptBuilder, special: SpecialTokens) -> None:
@@ -162,7 +165,7 @@ def test_typed_vision_tokens_move_no_picture(builder: PromptBuilder, special: Sp
 )
 def test_a_typed_placeholder_is_refused(builder: PromptBuilder, pieces: list[str], parse_special: bool) -> None:
     with pytest.raises(BadPrompt, match="placeholder"):
-        builder.build(chat(("user", pieces)), [], parse_special=parse_special)
+        builder.build(chat(("user", pieces)), [], options=PromptOptions(parse_special=parse_special))
 
 
 NORMAL = (

@@ -8,7 +8,7 @@ from edge_runtime.errors import BadParameter, BadPrompt, BundleError, ContextOve
 from edge_runtime.families.qwen3_vl.processor import Placeholder, TokenGrid
 from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
 from edge_runtime.model.manifest import SpecialTokens, load_manifest
-from edge_runtime.model.prompt import PromptBuilder
+from edge_runtime.model.prompt import PromptBuilder, PromptOptions
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import MAX_TOKENIZER_BYTES, Tokenizer
 
@@ -164,6 +164,7 @@ class NeverEncoded:
         self.token_text = tokenizer.token_text
         self.min_tokens = tokenizer.min_tokens
         self.added_tokens = tokenizer.added_tokens
+        self.pair_of_added = tokenizer.pair_of_added
 
 
 def test_pictures_beyond_the_context_are_refused_before_any_text_is_made(
@@ -213,7 +214,8 @@ def test_request_switches_thinking_where_the_template_can(
     (tmp_path / "t.jinja").write_text(SWITCH)
     builder = PromptBuilder(tokenizer, ChatTemplate(tmp_path / "t.jinja"), special)
     thinks = {
-        wish: builder.build(user("a"), [], enable_thinking=wish).starts_in_reasoning for wish in (None, False, True)
+        wish: builder.build(user("a"), [], options=PromptOptions(wish)).starts_in_reasoning
+        for wish in (None, False, True)
     }
     assert thinks == {None: False, False: False, True: True}
 
@@ -225,6 +227,6 @@ def test_thinking_that_a_template_cannot_do_is_refused(
     (tmp_path / "t.jinja").write_text("{{ messages[0].content[0].text }}" + opening)
     builder = PromptBuilder(tokenizer, ChatTemplate(tmp_path / "t.jinja"), special)
     always = bool(opening)
-    assert builder.build(user("a"), [], enable_thinking=always).starts_in_reasoning is always
+    assert builder.build(user("a"), [], options=PromptOptions(always)).starts_in_reasoning is always
     with pytest.raises(BadParameter, match=habit):
-        builder.build(user("a"), [], enable_thinking=not always)
+        builder.build(user("a"), [], options=PromptOptions(not always))

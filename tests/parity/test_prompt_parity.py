@@ -15,7 +15,7 @@ from edge_export.random_checkpoint import config_for, write_random_checkpoint
 from edge_runtime.engine.transcript import Utf8Stream
 from edge_runtime.model.conversation import Message
 from edge_runtime.model.manifest import SpecialTokens
-from edge_runtime.model.prompt import PromptBuilder
+from edge_runtime.model.prompt import PromptBuilder, PromptOptions
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
 from tests.needs import skip_without
@@ -84,7 +84,7 @@ def test_qwen3_prompt_ids(
     expected = theirs.apply_chat_template(
         as_chat(messages), chat_template=template_file.read_text(), add_generation_prompt=True
     )
-    assert builder.build(messages, (), parse_special=True).input_ids.tolist() == expected
+    assert builder.build(messages, (), options=PromptOptions(parse_special=True)).input_ids.tolist() == expected
     if not any(token in content for token in ours.added_tokens):  # else decision 50 says what the default does
         assert builder.build(messages, ()).input_ids.tolist() == expected
 
