@@ -231,8 +231,8 @@ def test_more_rows_are_never_quicker() -> None:
 
 def test_what_was_long_not_seen_is_forgotten() -> None:
     costs = RunCosts()
-    fed(costs, [(1, 0.01), (4, 0.5)] * 4)
-    assert costs.curve(1)[4] == pytest.approx(0.5)
+    fed(costs, [(1, 0.01), (4, 0.025)] * 4)
+    assert costs.curve(1)[4] == pytest.approx(0.025)
     assert fed(costs, [(1, 0.01)] * 600)[4] < 0.02
 
 
