@@ -124,7 +124,8 @@ class FakeEngine:
         events: list[Event] = [Delta(request_id, word, "answer", (len(words),))]
         if verb == "parts" or (verb == "count" and len(words) == int(argument)):
             tokens = tuple(range(1, len(words) + 1))
-            timings = Timings(total_ms=1.5, prompt_tokens=7, output_tokens=len(words))
+            unchanged = request.num_unchanged
+            timings = Timings(total_ms=1.5, prompt_tokens=7, output_tokens=len(words), unchanged_images=unchanged)
             events.append(self._end(request_id, Finished(request_id, "".join(words), "stop", "", tokens, timings)))
         return events
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from edge_runtime import errors
 from edge_runtime.engine.dropping import older_than
 from edge_runtime.engine.session import SessionLimits, Sessions
 from edge_runtime.model.conversation import ImagePart
+from edge_runtime.serving import messages as wire
 from edge_runtime.serving.async_client import AsyncClient
 from edge_runtime.serving.client import Client
+from edge_runtime.serving.conversion import request_from_wire
+from edge_runtime.serving.sockets import Dealer
 from tests.serving.conftest import RunningServer
 
 Serve = Callable[..., RunningServer]
@@ -42,6 +46,53 @@ def test_only_what_is_new_is_sent(serve: Serve) -> None:
         assert (session.state().num_turns, fork.state().num_turns) == (1, 2)
     with pytest.raises(errors.UnknownSession), Client(running.address) as client:
         client.session(session.session_id)
+
+
+def test_an_unchanged_screen_is_left_out_and_does_not_travel(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = serve()
+    num_frames: list[int] = []
+    send = Dealer.send
+
+    def counting(dealer: Dealer, frames: list[bytes]) -> bool:
+        if wire.peek(frames[0]).type == "generate":
+            num_frames.append(len(frames) - 1)
+        return send(dealer, frames)
+
+    monkeypatch.setattr(Dealer, "send", counting)
+    one, two = (np.full((64, 64, 3), value, np.uint8) for value in (1, 2))
+    with Client(running.address) as client, client.session(skip_unchanged=True) as session:
+
+        def ask(picture: object, **fields: object) -> int:
+            return session.ask("count 1", images=picture, **fields).timings.unchanged_images  # type: ignore[arg-type]
+
+        assert [ask(picture) for picture in (one, one.copy(), two, two, one, one)] == [0, 1, 0, 1, 0, 1]
+        assert num_frames == [
+            1,
+            0,
+            1,
+            0,
+            0,
+            1,
+            0,
+        ]  # in the fifth turn the picture is not the last, and needed after all
+        assert said(running).count("(picture)") == 3
+        assert ask(one, skip_unchanged=False) == 0
+        fork = session.fork()
+        assert fork.ask("count 1", images=one).timings.unchanged_images == 1
+        assert session.edit(0, "count 1", images=one).timings.unchanged_images == 0
+        assert session.edit(-1, "count 1", images=[one, two], skip_unchanged=False).timings.unchanged_images == 0
+        with pytest.raises(errors.BadParameter, match="skip_unchanged is 'yes'"):
+            ask(one, skip_unchanged="yes")
+        with pytest.raises(errors.BadParameter, match="are for a request of a session"):
+            request_from_wire(wire.Generate(request_id="r", messages=(), skip_unchanged=True), ())
+
+    async def with_asyncio() -> list[int]:
+        async with AsyncClient(running.address) as client, await client.session() as session:
+            session.skip_unchanged = True
+            answers = [await session.ask("count 1", images=one) for _ in range(2)]
+            return [answer.timings.unchanged_images for answer in answers]
+
+    assert asyncio.run(with_asyncio()) == [0, 1]
 
 
 def test_old_images_are_dropped(serve: Serve) -> None:
