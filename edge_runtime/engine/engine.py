@@ -129,6 +129,7 @@ class Engine:
             self._scheduler.check_room()
         self._chats[request_id] = chat
         chat.client = client
+        self._drawing.begin(chat)
         self._scheduler.add(chat)
 
     def cancel(self, request_id: str) -> None:
@@ -193,8 +194,7 @@ class Engine:
                 plan.encode.clock.add(spent)
                 plan.encode.num_vision_reused += spent.is_reused
                 self._found.vision_cached += spent.is_reused
-        for chat, _ in plan.shares[: plan.num_decoding]:
-            chat.guess()
+        self._drawing.guess(plan)
         results = self._forward(plan.shares) if plan.shares else []
         for chat, _ in results:
             with self._failing(chat):
@@ -247,8 +247,10 @@ class Engine:
         wanted = [chat.num_cached + len(step.token_ids) for (chat, _), step in zip(shares, steps, strict=True)]
         started_s = time.perf_counter()
         outputs = self._runner.forward(steps)
+        seconds = time.perf_counter() - started_s
+        self._drawing.took(steps, seconds, decodes_only=not prefilling)
         for chat in prefilling:
-            chat.clock.prefill_ms += 1e3 * (time.perf_counter() - started_s)
+            chat.clock.prefill_ms += 1e3 * seconds
         for (chat, _), length in zip(shares, wanted, strict=True):
             if chat.num_cached != length and not chat.cancel.cancelled:
                 raise InternalError(f"after a run {chat.num_cached} tokens are cached, not {length}")

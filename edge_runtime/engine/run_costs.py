@@ -56,10 +56,10 @@ class RunCosts:
         self.surprise = 1.0
         """What the last run took, as a multiple of what was expected of it: half to twice."""
 
-    def took(self, num_chats: int, num_rows: int, seconds: float) -> None:
-        """Learn from a run of `num_rows` rows of `num_chats` chats, none of them a prompt's."""
+    def took(self, num_chats: int, num_rows: int, seconds: float, *, has_prompt: bool = False) -> None:
+        """Learn from a run of `num_rows` rows of `num_chats` chats, unless it `has_prompt`, which costs otherwise."""
         self.surprise = 1.0
-        if num_rows > MAX_ROWS:
+        if has_prompt or num_rows > MAX_ROWS:
             return
         expected = float(self.curve(num_chats)[num_rows])
         self._num_runs += 1

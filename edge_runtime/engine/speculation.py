@@ -46,7 +46,7 @@ class Drafter:
         self._expected = np.empty(0, np.int64)  # after the first `_num_then` tokens, whether drafted or not
         self._num_then = 0
         self._match_length = 0
-        self._num_drafted: int | None = None  # None: before the first run
+        self._num_drafted = 0
 
     def draft(
         self,
@@ -61,7 +61,6 @@ class Drafter:
         To be run in the next run of this chat, which has `num_rows` rows of `num_chats` chats without them. `fits`: how
         many of some tokens may come next, one after the other.
         """
-        self._learn(ids)
         match = self._lookup.find(ids) if most > 0 else None
         self._num_then, self._num_drafted = len(ids), 0
         self._expected = ids[:0]
@@ -75,10 +74,8 @@ class Drafter:
         self._num_drafted = len(draft)
         return draft
 
-    def _learn(self, ids: NDArray[np.int64]) -> None:
-        """Compare what came with what was expected."""
-        if self._num_drafted is None:
-            return
+    def learn(self, ids: NDArray[np.int64]) -> None:
+        """The run is over, and `costs` has been told; `ids` [T] are those of before and what came of it."""
         came = ids[self._num_then : self._num_then + len(self._expected)]
         differ = np.flatnonzero(came != self._expected[: len(came)])
         num_hits = int(differ[0]) if len(differ) else len(came)

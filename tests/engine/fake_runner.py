@@ -149,6 +149,7 @@ class FakeRunner:
     on_prepare: Callable[[GenerationRequest], None] = lambda request: None
     eos_token_ids: frozenset[int] = frozenset({EOS})
     think_token_ids: tuple[int, int] | None = (THINK, END_THINK)
+    placeholder_ids: frozenset[int] = frozenset({IMAGE})
     thought_tokens: ThoughtTokens | None = THOUGHTS
     grammars: Grammars = field(default_factory=lambda: Grammars(fake_tokenizer, VOCAB, [EOS]))
     forwards: list[list[tuple[str, int]]] = field(default_factory=list)
