@@ -56,7 +56,7 @@ class Engine:
         sessions: Sessions | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """The engine has `runner` and its KV cache to itself; `clock` tells in seconds what a step took."""
+        """The engine has `runner` and its KV cache to itself; `clock` tells in seconds what steps and runs take."""
         self.sessions = Sessions() if sessions is None else sessions
         """Conversations that requests may go on with."""
         self._runner = runner
@@ -245,12 +245,11 @@ class Engine:
         prefilling = [chat for chat, _ in shares if chat.phase is Phase.PREFILL]
         steps = [chat.step(num_tokens) for chat, num_tokens in shares]
         wanted = [chat.num_cached + len(step.token_ids) for (chat, _), step in zip(shares, steps, strict=True)]
-        started_s = time.perf_counter()
+        started_s, run_s = time.perf_counter(), self._clock()
         outputs = self._runner.forward(steps)
-        seconds = time.perf_counter() - started_s
-        self._drawing.took(steps, seconds, decodes_only=not prefilling)
+        self._drawing.took(steps, self._clock() - run_s, decodes_only=not prefilling)
         for chat in prefilling:
-            chat.clock.prefill_ms += 1e3 * seconds
+            chat.clock.prefill_ms += 1e3 * (time.perf_counter() - started_s)
         for (chat, _), length in zip(shares, wanted, strict=True):
             if chat.num_cached != length and not chat.cancel.cancelled:
                 raise InternalError(f"after a run {chat.num_cached} tokens are cached, not {length}")

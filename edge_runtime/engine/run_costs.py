@@ -59,7 +59,7 @@ class RunCosts:
     def took(self, num_chats: int, num_rows: int, seconds: float, *, has_prompt: bool = False) -> None:
         """Learn from a run of `num_rows` rows of `num_chats` chats, unless it `has_prompt`, which costs otherwise."""
         self.surprise = 1.0
-        if has_prompt or num_rows > MAX_ROWS:
+        if has_prompt or num_rows > MAX_ROWS or seconds <= 0:
             return
         expected = float(self.curve(num_chats)[num_rows])
         self._num_runs += 1

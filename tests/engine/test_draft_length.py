@@ -70,6 +70,7 @@ class Machine:
                 log.append(says(log, draft[index:]))
                 if index == len(draft) or log[-1] != draft[index]:
                     break
+            drafter.learn(np.array(log))
             self.num_drafted += len(draft)
             self.num_accepted += index
         self.plain += length * self.cost(1)
@@ -147,12 +148,14 @@ def test_copying_after_long_prose_is_noticed_within_tokens() -> None:
         drafter.draft(np.array(log), 100, 1, 1)
         machine.run(1)
         log.append(token)
+        drafter.learn(np.array(log))
     begun = len(log)
     log += WORDS[:4]
     while len(log) < begun + 40:
         draft = drafter.draft(np.array(log), 100, 1, 1).tolist()
         machine.run(1 + len(draft))
         log += WORDS[len(log) - begun : len(log) - begun + len(draft) + 1]
+        drafter.learn(np.array(log))
         runs += 1
     assert runs <= 12
 
@@ -198,6 +201,7 @@ def test_chats_beside_are_considered() -> None:
         drafter, ids = speculation.drafter(), np.array([1, 2, 3, 4, 5, 6, 7, 8] * 4)
         for _ in range(200):  # a full purse
             drafter.draft(ids, 0, num_chats, num_chats)
+            drafter.learn(ids)
         return len(drafter.draft(ids, 16, num_chats, num_chats))
 
     lengths = [length(num_chats) for num_chats in (1, 2, 4)]
