@@ -28,13 +28,17 @@ _Hidden = NDArray[np.float32] | None
 class Drawing:
     """Draws the tokens of all chats of one model."""
 
-    def __init__(self, runner: ModelRunner) -> None:
+    def __init__(self, runner: ModelRunner, *, speculates: bool) -> None:
+        """`speculates`: whether tokens are guessed for requests that do not say."""
         self._runner = runner
+        self._speculates = speculates
         self._speculation = Speculation(runner.placeholder_ids | runner.eos_token_ids)
 
     def begin(self, chat: Chat) -> None:
-        """Guess tokens of `chat` from now on, if it wants that."""
-        chat.drafter = self._speculation.drafter() if chat.request.options.speculation else None
+        """Guess tokens of `chat` from now on, if that is wanted."""
+        wanted = chat.request.options.speculation
+        if self._speculates if wanted is None else wanted:
+            chat.drafter = self._speculation.drafter()
 
     def guess(self, plan: Plan) -> None:
         """Choose the drafts of the chats that decode in the run of `plan`."""

@@ -65,7 +65,7 @@ class Engine:
         self._scheduler = Scheduler(runner.kv_cache, runner.max_context, settings)
         self.saving = Saving(runner, self.sessions, self._scheduler)
         """What of it goes into files of sessions."""
-        self._drawing = Drawing(runner)
+        self._drawing = Drawing(runner, speculates=settings.speculates)
         self._chats: dict[str, Chat] = {}
         self._events: list[Event] = []  # not handed out yet
         self._found = Found()

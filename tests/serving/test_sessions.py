@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -136,6 +138,40 @@ def test_a_newer_request_can_supersede(serve: Serve) -> None:
         session.ask("count 1", supersede=True)
         with pytest.raises(errors.Cancelled, match="superseded"):
             held.result  # noqa: B018
+
+
+def test_what_is_asked_of_a_session_is_done_behind_the_requests_before_it(serve: Serve) -> None:
+    """One that is still being prepared has not begun: what came later would find a session that answers nothing."""
+    running = serve()
+    with Client(running.address) as client, client.session() as session, client.session() as other:
+        session.ask("count 1", images=b"picture")
+        stream = session.generate("prepare slowly")
+        assert running.engine.preparing.wait(20)
+        assert other.state().num_turns == 0  # at once: no request of it came before
+        calls: list[Callable[[], object]] = [
+            lambda: session.drop(older_than(0)),
+            lambda: session.state().is_busy,
+            lambda: session.fork().state().num_turns,
+            session.close,
+        ]
+        with ThreadPoolExecutor() as pool:
+            done = []
+            for call in calls:
+                done.append(pool.submit(call))
+                wait_for_in_flight(running, len(done) + 1)
+            running.engine.prepared.set()
+            with pytest.raises(errors.SessionBusy):
+                done[0].result()
+            assert (done[1].result(), done[2].result(), done[3].result()) == (True, 1, None)
+        with pytest.raises(errors.Cancelled, match="closed"):
+            stream.result  # noqa: B018
+
+
+def wait_for_in_flight(running: RunningServer, count: int) -> None:
+    """Until the server has as many requests, one after the other."""
+    with Client(running.address) as client:
+        while client.info().in_flight < count:
+            time.sleep(0.001)
 
 
 def test_limits_and_salts_reach_the_caller(serve: Serve) -> None:
