@@ -286,6 +286,7 @@ class Engine:
             answer = next((event.text for event in last_events if isinstance(event, Finished)), None)
             if not self.sessions.end(chat.request, answer) and answer is not None:
                 self._events[-1] = Failed(chat.request.request_id, Cancelled(chat.cancel.reason))
+            self._found.ended(chat)
             self._scheduler.remove(chat)
             try:
                 self._runner.media.release(chat.log)
