@@ -86,6 +86,10 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     """Of `max_tokens`, which counts both."""
     effort: Annotated[str, Meta(description="The same in a word: none, minimal, low, medium or high.")] = ""
     """See `EFFORTS`."""
+    speculation: Annotated[
+        bool | None, Meta(description="Guess tokens from what was said before, and run several at a time; for speed.")
+    ] = None
+    """None: where the tokens are bit for bit the same, which they are not on `portable` (decision 75)."""
     cache_salt: Annotated[
         str, Meta(description="Find again, in the server's cache, only what was asked with the same word.")
     ] = ""
