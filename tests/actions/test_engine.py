@@ -18,9 +18,7 @@ from tests.engine.tiny_engine import engine_of
 
 @pytest.mark.filterwarnings("ignore::edge_runtime.errors.SmallImageWarning")
 @pytest.mark.parametrize("name", ["qwen_mobile_use", "ui_venus_point"])
-def test_what_random_weights_say_is_an_action(
-    tiny_bundle_edge: Path, kernel_library: KernelLibrary, name: str
-) -> None:
+def test_what_random_weights_say_is_an_action(tiny_bundle_edge: Path, kernel_library: KernelLibrary, name: str) -> None:
     engine = engine_of(tiny_bundle_edge, kernel_library)
     known = Tokenizer.from_file(str(tiny_bundle_edge / "tokenizer.json"))
     special = [token.content for token in known.get_added_tokens_decoder().values()]
