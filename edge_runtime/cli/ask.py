@@ -38,11 +38,11 @@ _SPELLINGS: dict[str, dict[str, Any]] = {
 
 
 def _takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """In place of `command`'s `**options`: an option for each field of `GenerationOptions`, told to typer."""
+    """In place of `command`'s `**options`: an option for each described field of `GenerationOptions`, told to typer."""
     own = inspect.signature(command, eval_str=True).parameters.values()
     listed = [
         *(parameter for parameter in own if parameter.kind is _Parameter.POSITIONAL_OR_KEYWORD),
-        *map(_option, fields(GenerationOptions)),
+        *(_option(field) for field in fields(GenerationOptions) if get_origin(field.type) is Annotated),
         *(parameter for parameter in own if parameter.kind is _Parameter.KEYWORD_ONLY),
     ]
     command.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.engine.request import GenerationOptions
+from edge_runtime.engine.tool_grammar import tools_grammar
 from edge_runtime.errors import BadParameter, InternalError
 
 if TYPE_CHECKING:
@@ -42,9 +43,12 @@ class Grammars:
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
 
-    def of(self, options: GenerationOptions) -> Grammar | None:
-        """That of an answer with such options; None where it may be anything. Raises `BadParameter`."""
-        source = grammar_source(options)
+    def of(self, options: GenerationOptions, call_ids: tuple[int, int] | None = None) -> Grammar | None:
+        """That of an answer with such options; None where it may be anything. Raises `BadParameter`.
+
+        `call_ids`: the tokens around tool calls; without them there are none.
+        """
+        source = grammar_source(options, call_ids)
         return self.compile(source) if source else None
 
     def compile(self, source: str) -> Grammar:
@@ -119,13 +123,16 @@ class Grammar:
         raise BadParameter(f"the grammar of the answer takes too much work at this place: {_reason(self._matcher)}")
 
 
-def grammar_source(options: GenerationOptions) -> str:
+def grammar_source(options: GenerationOptions, call_ids: tuple[int, int] | None = None) -> str:
     """The grammar that `options` ask for, in llguidance's own form; empty: none. Raises `BadParameter`."""
-    if not (options.schema or options.regex or options.choice or options.lark):
+    if not (options.schema or options.regex or options.choice or options.lark or options.offered_tools):
         return ""
     from llguidance import LLMatcher  # noqa: PLC0415 - most requests have no grammar
 
     try:
+        if options.offered_tools and call_ids is not None:
+            schema = options.schema and _checked_schema(options.schema)
+            return str(LLMatcher.grammar_from_lark(_tools(options, call_ids, schema)))
         if options.schema:
             return str(LLMatcher.grammar_from_json_schema(_checked_schema(options.schema), overrides=_JSON_STYLE))
         if options.regex:
@@ -135,6 +142,16 @@ def grammar_source(options: GenerationOptions) -> str:
         return str(LLMatcher.grammar_from_lark(options.lark))
     except ValueError as error:
         raise BadParameter(f"the grammar of the answer cannot be used: {error}") from error
+
+
+def _tools(options: GenerationOptions, call_ids: tuple[int, int], schema: str) -> str:
+    return tools_grammar(
+        options.offered_tools,
+        options.tool_choice,
+        parallel=options.parallel_tool_calls,
+        call_ids=call_ids,
+        schema=schema,
+    )
 
 
 def _literal(text: str) -> str:
