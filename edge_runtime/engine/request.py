@@ -54,7 +54,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
 
 
 class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
-    """How a request is answered. In the description of a field is what the command line says of it, if it has it."""
+    """How a request is answered. In the description of a field is what the command line says of it."""
 
     max_tokens: Annotated[
         int | None, Meta(description="The answer's length at most; else 1024, or what the context leaves.")
@@ -87,15 +87,11 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     """Of `max_tokens`, which counts both."""
     effort: Annotated[str, Meta(description="The same in a word: none, minimal, low, medium or high.")] = ""
     """See `EFFORTS`."""
-    tools: tuple[ToolDefinition, ...] = ()
-    """What the model may call; dicts, also as OpenAI's interface has them, are taken for definitions."""
-    tool_choice: str = "auto"
-    """"auto": the model chooses; "none": it is not told of tools; "required": it calls; "name:NAME": it calls that one.
-
-    The clients take a dict that names a function, too.
-    """
-    parallel_tool_calls: bool = True
-    """Whether there may be several calls in one answer."""
+    tools: Annotated[tuple[ToolDefinition, ...], Meta(description="What the model may call.")] = ()
+    """Dicts, also as OpenAI's interface has them, are taken for definitions."""
+    tool_choice: Annotated[str, Meta(description="auto, none, required, or name:NAME of the tool to call.")] = "auto"
+    """auto: the model chooses; none: it is not told of tools. The clients take a dict that names a function, too."""
+    parallel_tool_calls: Annotated[bool, Meta(description="Take several calls in one answer.")] = True
     cache_salt: Annotated[
         str, Meta(description="Find again, in the server's cache, only what was asked with the same word.")
     ] = ""
