@@ -90,7 +90,8 @@ class TurnResult:
 
 Mode = Literal["history", "forgetful", "session"]
 """The whole history every turn; the same, as if nothing had been asked before; or a conversation that the contender
-keeps, which is sent what is new (and has its own answers in it, whatever the history says)."""
+keeps, which is sent what is new: no screen that has not changed (and has its own answers in it, whatever the history
+says)."""
 
 
 class ChatModel(Protocol):

@@ -36,6 +36,10 @@ CONTENDERS: dict[str, tuple[str, Mode]] = {
     "OpenVINO GenAI": ("OpenVINO GenAI", "history"),
 }
 """Name -> the contender of `contenders.py`, and how it is asked."""
+NOTES = {
+    "edge, session": "in its unchanged turns the screen is left out, and asked about where it is (`skip_unchanged`)"
+}
+"""Below the tables, of those that are in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +152,9 @@ def markdown(result: dict[str, Any]) -> str:
             cells = [_number(column[index]) if index < len(column) else "-" for column in table.values()]
             lines.append(f"| {index + 1} | {kind} | " + " | ".join(cells) + " |")
         lines.append("")
+    notes = [f"- {name}: {note}" for name, note in NOTES.items() if name in told]
     troubles = {name: one["trouble"] for name, one in result["contenders"].items() if "trouble" in one}
-    return "\n".join([*lines, *(f"- {name}: **{trouble}**" for name, trouble in troubles.items())])
+    return "\n".join([*lines, *notes, *(f"- {name}: **{trouble}**" for name, trouble in troubles.items())])
 
 
 def _number(value: float | None) -> str:

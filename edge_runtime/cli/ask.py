@@ -14,6 +14,7 @@ from msgspec.structs import FieldInfo, fields
 
 from edge_runtime.cli.outcome import reports_errors
 from edge_runtime.engine.request import GenerationOptions
+from edge_runtime.errors import BadParameter
 
 _MAX_PROMPT = 4 << 20
 """Characters read from standard input: more than a server's headers, or any context, can hold."""
@@ -27,6 +28,12 @@ _Target = Annotated[
 _SPELLINGS: dict[str, dict[str, Any]] = {
     "enable_thinking": {"flag": "--think/--no-think"},
     "num_logprobs": {"flag": "--logprobs", "help": "With --json: this many likeliest tokens at each place."},
+    "schema": {
+        "flag": "--schema",
+        "help": "The answer is JSON of the JSON schema in this file.",
+        "kind": Path | None,
+        "default": None,
+    },
     "stop_on_repetition": {
         "flag": "--stop-on-repetition/--no-stop-on-repetition",
         "help": "End an answer that only repeats itself, token for token; the default, but with --ignore-eos.",
@@ -51,6 +58,14 @@ def _takes_options(command: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in listed}
     return command
+
+
+def _text_of(path: Path) -> str:
+    """What is in a file of the schema. Raises `BadParameter`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadParameter(f"the schema {path} cannot be read: {error}") from error
 
 
 def _option(field: FieldInfo) -> _Parameter:
@@ -90,6 +105,7 @@ def ask(  # noqa: PLR0913 - these are the command's own options
     from edge_runtime.cli.question import Question  # noqa: PLC0415
     from edge_runtime.cli.targets import LocalOptions, open_target  # noqa: PLC0415
 
+    options["schema"] = _text_of(options["schema"]) if options["schema"] else ""
     if options["stop_on_repetition"] is None:  # who wants all tokens there can be wants those, too
         options["stop_on_repetition"] = not options["ignore_eos"]
     question = Question(

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,8 +85,7 @@ class BundleRunner:
             self._tokenizer = Tokenizer(bundle.file(TOKENIZER))
             template = ChatTemplate(bundle.file(CHAT_TEMPLATE), manifest.special_tokens_map)
         self._prompts = PromptBuilder(self._tokenizer, template, manifest.special_tokens)
-        read = partial(bundle.file(TOKENIZER).read_text, encoding="utf-8")
-        self.grammars = Grammars(read, manifest.architecture.text.vocab_size, manifest.special_tokens.eos)
+        self.grammars = Grammars(self._tokenizer.text_without_gaps, manifest.special_tokens.eos)
         """Makes grammars of answers. For any thread."""
         self._rotary = RotaryTables(manifest.architecture.text)
         self.media = _media_encoder(bundle, settings, vision_graph.result())

@@ -278,6 +278,7 @@ class Chat:
             cached_tokens=num_reused,
             computed_tokens=self.log.num_prompt - num_reused,
             vision_cached=self.num_vision_reused,
+            unchanged_images=self.request.num_unchanged,
             output_tokens=self.log.num_output,
             reasoning_tokens=self.control.num_thoughts,
             forced_tokens=self.control.num_forced,

@@ -114,9 +114,7 @@ class Engine:
             control = Control(transcript, request.options, grammar, self._runner.thought_tokens)
             self._scheduler.check_room()  # by now; what this supersedes is cancelled next
             # The pictures stay with `log` alone, which drops each as soon as it is encoded.
-            kept = GenerationRequest(
-                request.request_id, (), request.options, session=request.session, max_tokens=max_tokens
-            )
+            kept = request.without_messages(max_tokens)
             return Chat(kept, log, control, clock, cancel, self._settings.prefill_chunk)
 
     def add(self, chat: Chat, client: Hashable = None) -> None:

@@ -71,6 +71,8 @@ class Timings(msgspec.Struct, frozen=True):
     """The others."""
     vision_cached: int = 0
     """Images and video frame pairs that were not encoded again."""
+    unchanged_images: int = 0
+    """Images that were left out of the prompt, because the session shows them last: see `SessionTurn`."""
 
 
 class ImageShape(msgspec.Struct, frozen=True):

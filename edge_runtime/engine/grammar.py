@@ -35,10 +35,9 @@ twenty milliseconds already."""
 class Grammars:
     """Makes grammars for one tokenizer. For any thread."""
 
-    def __init__(self, read: Callable[[], str], vocab_size: int, end_ids: Collection[int]) -> None:
-        """`read` gives the text of `tokenizer.json`; `vocab_size`: of the logits, V; `end_ids` may end an answer."""
+    def __init__(self, read: Callable[[], str], end_ids: Collection[int]) -> None:
+        """`read` gives the text of a `tokenizer.json` without gaps; each of `end_ids` may end an answer."""
         self._read = read
-        self._vocab_size = vocab_size
         self._end_ids = sorted(end_ids)
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
@@ -55,12 +54,13 @@ class Grammars:
         """`source` in llguidance's own form. Raises `BadParameter` for one that says nothing sensible."""
         from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415 - most requests have no grammar
 
+        tokens = self._known_tokens()
         limits = LLParserLimits(max_lexer_states=_MAX_STATES, max_grammar_size=_MAX_SYMBOLS, verbose_errors=False)
-        matcher = LLMatcher(self._known_tokens(), source, log_level=0, limits=limits)
+        matcher = LLMatcher(tokens, source, log_level=0, limits=limits)
         if matcher.is_error():
             raise BadParameter(f"the grammar of the answer cannot be used: {_reason(matcher)}")
-        grammar = Grammar(matcher, self._vocab_size)
-        grammar.mask(np.zeros(self._vocab_size, dtype=np.float32))  # says so if nothing can be said
+        grammar = Grammar(matcher, tokens.vocab_size)
+        grammar.mask(np.zeros(tokens.vocab_size, dtype=np.float32))  # says so if nothing can be said
         return grammar
 
     def _known_tokens(self) -> LLTokenizer:
@@ -68,19 +68,19 @@ class Grammars:
 
         with self._lock:
             if self._tokenizer is None:
-                self._tokenizer = LLTokenizer(self._read(), n_vocab=self._vocab_size, eos_token=self._end_ids)
+                self._tokenizer = LLTokenizer(self._read(), eos_token=self._end_ids)
             return self._tokenizer
 
 
 class Grammar:
     """Follows one answer. Owned by one thread at a time."""
 
-    __slots__ = ("_bits", "_matcher", "_vocab_size")
+    __slots__ = ("_bits", "_matcher", "_num_tokens")
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
+    def __init__(self, matcher: LLMatcher, num_tokens: int) -> None:
         self._matcher = matcher
-        self._vocab_size = vocab_size
-        self._bits = np.zeros((1, (vocab_size + 31) // 32), dtype=np.int32)
+        self._num_tokens = num_tokens  # that the tokenizer has; logits may be of fewer or more
+        self._bits = np.zeros((num_tokens + 31) // 32, dtype=np.int32)
 
     @property
     def is_complete(self) -> bool:
@@ -98,18 +98,17 @@ class Grammar:
 
     def mask(self, logits: NDArray[np.float32]) -> None:
         """Set what may not come next to -inf, in place. Raises `BadParameter` where that takes too much work."""
-        pointer, size = self._bits.ctypes.data, self._bits.nbytes
-        self._matcher.unsafe_compute_mask_ptr(pointer, size)
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         self._check()
-        allowed = np.unpackbits(self._bits.view(np.uint8)[0], count=self._vocab_size, bitorder="little")
-        np.putmask(logits, allowed == 0, -np.inf)
+        allowed = np.unpackbits(self._bits.view(np.uint8), count=self._num_tokens, bitorder="little")
+        known = min(len(logits), self._num_tokens)
+        np.copyto(logits[:known], -np.inf, where=allowed[:known] == 0)
+        logits[known:] = -np.inf
 
     def take(self, token_id: int) -> None:
-        """The next token is this one, which may come."""
+        """The next token is this one, which may come. Raises as `mask`."""
         if not self._matcher.consume_token(token_id):
-            raise InternalError(
-                f"the grammar of the answer does not take the token {token_id}: {_reason(self._matcher)}"
-            )
+            self._check()
 
     def fits(self, token_ids: NDArray[np.int64]) -> int:
         """How many of `token_ids` may come next, one after the other."""
@@ -118,9 +117,12 @@ class Grammar:
     def _check(self) -> None:
         if not self._matcher.is_error():
             return
-        if "NoExtension" in self._matcher.get_error():
+        reason = _reason(self._matcher)
+        if "NoExtension" in reason:
             raise BadParameter("the grammar of the answer allows nothing at this place, not even an end; mend it")
-        raise BadParameter(f"the grammar of the answer takes too much work at this place: {_reason(self._matcher)}")
+        if "doesn't satisfy" in reason:
+            raise InternalError(f"a token was drawn that the grammar of the answer does not take: {reason}")
+        raise BadParameter(f"the grammar of the answer takes too much work at this place; make it simpler: {reason}")
 
 
 def grammar_source(options: GenerationOptions, call_ids: tuple[int, int] | None = None) -> str:

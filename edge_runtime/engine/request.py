@@ -171,6 +171,8 @@ class SessionTurn:
     """
     supersede: bool = False
     """A request that this session is answering is cancelled, not waited for."""
+    skip_unchanged: bool = False
+    """An image that is the very one that the session shows last is left out: what is asked is asked about that."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -182,6 +184,8 @@ class GenerationRequest:
     options: GenerationOptions
     session: SessionTurn | None
     """The conversation that `messages` continue; None: they are all of it."""
+    num_unchanged: int
+    """Images that its session has left out of `messages`."""
 
     def __init__(
         self,
@@ -190,6 +194,7 @@ class GenerationRequest:
         options: SamplingParams | None = None,
         *,
         session: SessionTurn | None = None,
+        num_unchanged: int = 0,
         **fields: Any,
     ) -> None:
         """`options`, or some of their fields by name, or both; as `GenerationOptions.of` takes them.
@@ -200,6 +205,14 @@ class GenerationRequest:
         object.__setattr__(self, "messages", _messages(messages))
         object.__setattr__(self, "options", GenerationOptions.of(options, fields, "GenerationRequest()"))
         object.__setattr__(self, "session", session)
+        object.__setattr__(self, "num_unchanged", num_unchanged)
+
+    def without_messages(self, max_tokens: int) -> GenerationRequest:
+        """What is left to know of it when its messages are tokens, for an answer that may be so long."""
+        session, num_unchanged = self.session, self.num_unchanged
+        return GenerationRequest(
+            self.request_id, (), self.options, session=session, num_unchanged=num_unchanged, max_tokens=max_tokens
+        )
 
 
 def _messages(messages: object) -> tuple[Message, ...]:

@@ -17,9 +17,10 @@ from typing import TypeVar
 import msgspec
 
 from edge_runtime.engine.held_bytes import HeldByClients
+from edge_runtime.engine.picture_cache import PartDigests
 from edge_runtime.engine.request import GenerationOptions, GenerationRequest
 from edge_runtime.engine.session_state import Asked, SavedState, Session, SessionLimits, SessionState
-from edge_runtime.engine.turns import asked_in, before, message_bytes, owned, turn_starts
+from edge_runtime.engine.turns import asked_in, before, message_bytes, owned, turn_starts, without_unchanged
 from edge_runtime.errors import BadParameter, InternalError, SessionBusy, TooManySessions, UnknownSession
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message
@@ -37,6 +38,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._asked: dict[str, Asked] = {}  # by the id of the request
         self._held = HeldByClients()
+        self._digests = PartDigests()
 
     @property
     def num_sessions(self) -> int:
@@ -162,7 +164,10 @@ class Sessions:
                 raise BadParameter(f"a request with the id {request.request_id!r} is in flight; give each its own")
             if not place.supersede:
                 self._refuse_busy(session)
-            messages = asked_in(session.messages, place.turn, tuple(map(owned, request.messages)))
+            new, num_unchanged = request.messages, 0
+            if place.skip_unchanged:
+                new, num_unchanged = without_unchanged(before(session.messages, place.turn), new, self._digests)
+            messages = asked_in(session.messages, place.turn, tuple(map(owned, new)))
             self._check_bytes(messages, session)
             asked = Asked(session, session.messages, messages, cancel)
             self._held.add(session.client, messages)
@@ -172,7 +177,7 @@ class Sessions:
             options = request.options
             if session.key_salt is not None:
                 options = msgspec.structs.replace(options, cache_salt=session.key_salt)
-            return GenerationRequest(request.request_id, messages, options, session=place)
+            return GenerationRequest(request.request_id, messages, options, session=place, num_unchanged=num_unchanged)
 
     def take_on(self, request: GenerationRequest) -> bool:
         """Nothing can be said against a request that began: what it supersedes is cancelled.

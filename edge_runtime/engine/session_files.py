@@ -66,7 +66,12 @@ class SessionFiles:
 
         Raises `UnknownSession`, `SessionBusy`, or `SessionFileError` for what cannot be written.
         """
-        state = self._saving.sessions.saved(session_id, cache_salt)
+        return self.write(self._saving.sessions.saved(session_id, cache_salt), path)
+
+    def write(self, state: SavedState, path: Path) -> SessionState:
+        """Save a session as it was; raises as `save`, but it may have gone on since."""
+        session_id = state.session_id
+        assert session_id is not None
         with writing(path) as writer:
             messages, pictures = message_records(state.messages, writer.add)
             log = self._saving.past(state)
@@ -84,7 +89,7 @@ class SessionFiles:
                 log=None if log is None else self._write_blocks(log, writer),
             )
             writer.finish(msgspec.msgpack.encode(header))
-        return self._saving.sessions.state(session_id, cache_salt)
+        return self._saving.sessions.state(session_id, state.cache_salt)
 
     def restore(
         self, path: Path, cache_salt: str = "", *, client: Hashable = None, is_ours: bool = False

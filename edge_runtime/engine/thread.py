@@ -69,6 +69,14 @@ class EngineThread:
         self._clients[request.request_id] = client
         self._preparing.put(client, request)
 
+    def is_preparing(self, client: Hashable, session_id: str) -> bool:
+        """Whether a request of `client` for that session has not begun yet, or work waits for one."""
+        return self._preparing.has(client, session_id)
+
+    def do_behind(self, client: Hashable, session_id: str, work: Callable[[], None]) -> None:
+        """Do `work`, which raises nothing, when the requests of `client` for that session have begun."""
+        self._preparing.put_work(client, session_id, work)
+
     def cancel(self, request_id: str) -> None:
         """Stop a request that was submitted, also in the middle of a graph run."""
         self._preparing.cancel(request_id)
@@ -169,7 +177,9 @@ def taken(source: queue.SimpleQueue[_T]) -> list[_T]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
-    request: GenerationRequest
+    work: GenerationRequest | Callable[[], None]
+    """A request, or something that has to wait for those before it."""
+    session_id: str | None
     cancel: CancelToken = field(default_factory=CancelToken)
 
 
@@ -187,6 +197,7 @@ class Preparing:
         self._changed = threading.Condition()
         self._queues: OrderedDict[Hashable, deque[_Entry]] = OrderedDict()  # whose turn is next comes first
         self._tokens: dict[str, CancelToken] = {}
+        self._in_hand: tuple[Hashable, str | None] | None = None  # client and session
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="prepare", daemon=True)
 
@@ -196,11 +207,25 @@ class Preparing:
 
     def put(self, client: Hashable, request: GenerationRequest) -> None:
         """Queue a request behind those of the same client."""
-        entry = _Entry(request)
+        entry = _Entry(request, None if request.session is None else request.session.session_id)
         with self._changed:
-            self._queues.setdefault(client, deque()).append(entry)
             self._tokens[request.request_id] = entry.cancel
-            self._changed.notify()
+            self._put(client, entry)
+
+    def put_work(self, client: Hashable, session_id: str, work: Callable[[], None]) -> None:
+        """Queue what is to be done, on this thread, behind the requests of the same client. It may raise nothing."""
+        with self._changed:
+            self._put(client, _Entry(work, session_id))
+
+    def has(self, client: Hashable, session_id: str) -> bool:
+        """Whether anything of a client and a session is queued, or in hand."""
+        with self._changed:
+            queued = any(entry.session_id == session_id for entry in self._queues.get(client, ()))
+            return queued or self._in_hand == (client, session_id)
+
+    def _put(self, client: Hashable, entry: _Entry) -> None:
+        self._queues.setdefault(client, deque()).append(entry)
+        self._changed.notify()
 
     def cancel(self, request_id: str) -> None:
         """Stop preparing a request, or what was prepared of it until `taken`; ignores ids it does not know."""
@@ -240,11 +265,15 @@ class Preparing:
 
     def _run(self) -> None:
         while (entry := self._next()) is not None:
-            self._deliver(entry.request.request_id, self._outcome(entry))
+            if isinstance(entry.work, GenerationRequest):
+                self._deliver(entry.work.request_id, self._outcome(entry.work, entry.cancel))
+            else:
+                entry.work()
 
     def _next(self) -> _Entry | None:
         """The next client's first request, as soon as there is one; its client goes to the end of the line."""
         with self._changed:
+            self._in_hand = None
             self._changed.wait_for(lambda: self._queues or self._closed)
             if self._closed:
                 return None
@@ -252,13 +281,14 @@ class Preparing:
             entry = entries.popleft()
             if entries:
                 self._queues[client] = entries
+            self._in_hand = (client, entry.session_id)
             return entry
 
-    def _outcome(self, entry: _Entry) -> Chat | EdgeError:
+    def _outcome(self, request: GenerationRequest, cancel: CancelToken) -> Chat | EdgeError:
         try:
-            return self._prepare(entry.request, entry.cancel)
+            return self._prepare(request, cancel)
         except EdgeError as error:
             return error
         except Exception as error:
-            logger.exception("request %s could not be prepared", entry.request.request_id)
+            logger.exception("request %s could not be prepared", request.request_id)
             return InternalError(f"{type(error).__name__} while the request was prepared; the server's log has more")

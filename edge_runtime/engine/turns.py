@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edge_runtime.engine.picture_cache import is_fixed
+from edge_runtime.engine.picture_cache import PartDigests, is_fixed
 from edge_runtime.errors import BadParameter, PicturesNeeded
 from edge_runtime.model.conversation import (
     ImagePart,
@@ -81,7 +81,44 @@ def _own_part(part: Part) -> Part:
 def _own_frame(frame: Picture) -> Picture:
     if not isinstance(frame, np.ndarray) or is_fixed(frame):
         return frame
-    return np.frombuffer(frame.tobytes(), np.uint8).reshape(frame.shape)
+    return np.frombuffer(frame.tobytes(), frame.dtype).reshape(frame.shape)
+
+
+def without_unchanged(
+    past: Sequence[Message], new: Sequence[Message], digests: PartDigests
+) -> tuple[tuple[Message, ...], int]:
+    """`new` without the images it begins with that are what `past` shows last, and how many they are (decision 72).
+
+    Equal is what is equal to the last byte and has the same limits on its pixels. A message that would have nothing
+    left to say keeps its image. `digests`: of what `past` shows, for pictures that come by digest.
+    """
+    media = (part for message in reversed(past) for part in reversed(message.content) if not isinstance(part, TextPart))
+    shown = next((part for part in media if not part.dropped), None)
+    without, num_unchanged = [], 0
+    for message in new:
+        parts: list[Part] = []
+        for part in message.content:
+            if isinstance(shown, ImagePart) and isinstance(part, ImagePart) and _is_same(shown, part, digests):
+                continue
+            if not isinstance(part, TextPart):
+                shown = None  # from here on it is not what is shown last
+            parts.append(part)
+        says_something = any(not isinstance(part, TextPart) or part.text.strip() for part in parts)
+        num_left_out = len(message.content) - len(parts) if says_something else 0
+        num_unchanged += num_left_out
+        without.append(Message(message.role, parts, message.dropped) if num_left_out else message)
+    return tuple(without), num_unchanged
+
+
+def _is_same(shown: ImagePart, given: ImagePart, digests: PartDigests) -> bool:
+    if (shown.min_pixels, shown.max_pixels) != (given.min_pixels, given.max_pixels):
+        return False
+    ours, theirs = shown.data, given.data
+    if isinstance(theirs, PictureDigest):
+        return digests.of((shown,))[id(ours)] == theirs.digest
+    if isinstance(ours, np.ndarray) and isinstance(theirs, np.ndarray):
+        return ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+    return isinstance(ours, bytes) and isinstance(theirs, bytes) and ours == theirs
 
 
 def before(messages: tuple[Message, ...], turn: int | None) -> tuple[Message, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,12 +40,29 @@ class Tokenizer:
                 f"{path} has the decoder {self._tokenizer.decoder!r}; this runtime reads byte-level BPE only, the kind "
                 "that Qwen models have"
             )
+        self._path = path
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._added = self._tokenizer.get_added_tokens_decoder()
         self.added_ids = np.array(sorted(self._added), dtype=np.int64)
         """Ids of the tokens that are matched as whole strings."""
         self._byte_of_char = _byte_of_char()
+
+    def text_without_gaps(self) -> str:
+        """`tokenizer.json`, in which every id up to the last has a token: who counts them gets the last one right."""
+        known = set(self._tokenizer.get_vocab().values())
+        text = self._path.read_text(encoding="utf-8")
+        missing = set(range(max(known))) - known
+        if not missing:
+            return text
+        content = json.loads(text)
+        plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        content["added_tokens"] += [
+            {"id": token_id, "content": f"<|unused {token_id}|>", "special": True, **plain}
+            for token_id in sorted(missing)
+        ]
+        content["added_tokens"].sort(key=lambda token: token["id"])
+        return json.dumps(content)
 
     @property
     def added_tokens(self) -> dict[str, bool]:

@@ -132,15 +132,22 @@ class AsyncClient(BaseClient):
         return reply_of(wire.InfoReply, await replies.get())
 
     async def session(
-        self, session_id: str | None = None, *, messages: Chat = (), system: str | None = None, cache_salt: str = ""
+        self,
+        session_id: str | None = None,
+        *,
+        messages: Chat = (),
+        system: str | None = None,
+        cache_salt: str = "",
+        skip_unchanged: bool = False,
     ) -> AsyncSession:
         """A conversation that the server keeps: a new one that begins with `messages`, or the one of that id.
 
-        `system` is said before them. Raises `TooManySessions`, `UnknownSession`, `ConnectionLost`, and as `generate`.
+        `system` is said before them; `skip_unchanged` is as in its `generate`, for all its requests.
+        Raises `TooManySessions`, `UnknownSession`, `ConnectionLost`, and as `generate`.
         """
         replies = _Replies()
         self._begin_entry(replies.put, session_id, messages, system, cache_salt)
-        return AsyncSession(self, reply_of(wire.SessionReply, await replies.get()), cache_salt)
+        return AsyncSession(self, reply_of(wire.SessionReply, await replies.get()), cache_salt, skip_unchanged)
 
     async def restore(self, path: str | os.PathLike[str], *, cache_salt: str = "") -> AsyncSession:
         """A new conversation out of a file that `session.save` wrote, as it was then, on the server's machine.
@@ -202,7 +209,7 @@ class AsyncSession(BaseSession[AsyncStream]):
 
     async def fork(self, turn: int | None = None) -> AsyncSession:
         """A new session with the same past, up to and without `turn`. Costs nothing: what both share is kept once."""
-        return AsyncSession(self._client, await self._call("fork", turn=turn), self._cache_salt)
+        return AsyncSession(self._client, await self._call("fork", turn=turn), self._cache_salt, self.skip_unchanged)
 
     async def drop(
         self, images: OlderThan | None = None, *, reasoning: bool = False, approximate: bool = False

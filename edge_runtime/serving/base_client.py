@@ -29,6 +29,8 @@ from edge_runtime.serving.link import Deliver, Link
 from edge_runtime.serving.outgoing import Outgoing
 
 _MAX_TURN = 2**31
+_PLACED = ("supersede", "skip_unchanged")
+"""What a session's `ask` takes beside options."""
 
 
 class BaseStream:
@@ -168,9 +170,13 @@ class BaseSession(Generic[_Stream]):
 
     _kind: type[_Stream]
 
-    def __init__(self, client: BaseClient, state: wire.SessionReply, cache_salt: str) -> None:
+    def __init__(
+        self, client: BaseClient, state: wire.SessionReply, cache_salt: str, skip_unchanged: bool = False
+    ) -> None:
         self._client = client
         self._cache_salt = cache_salt
+        self.skip_unchanged = skip_unchanged
+        """What requests do that do not say."""
         self.session_id = state.session
         self.timeout_s = state.timeout_s
 
@@ -181,26 +187,33 @@ class BaseSession(Generic[_Stream]):
         *,
         turn: int | None = None,
         supersede: bool = False,
+        skip_unchanged: bool | None = None,
         **fields: Any,
     ) -> _Stream:
         """Say `messages` and stream the answer; options as for the client's `generate`.
 
         `turn`: they take the place of that turn, counted from 0, and of all that follow; -1 is the last one. No
         messages: its question is answered anew. `supersede`: what the session is answering is cancelled, not waited
-        for. The stream raises `UnknownSession`, `SessionBusy`, or what the client's does.
+        for. `skip_unchanged`: an image that is, to the last byte, what the session shows last is left out, and what is
+        asked is asked about that (`timings.unchanged_images`); None: as the session has it.
+        The stream raises `UnknownSession`, `SessionBusy`, or what the client's does.
         """
-        return self._begin(messages, GenerationOptions.of(options, fields, "generate()", wraps=True), turn, supersede)
+        known = GenerationOptions.of(options, fields, "generate()", wraps=True)
+        return self._begin(messages, known, self._place(turn, supersede, skip_unchanged))
 
-    def _begin(
-        self, messages: Chat, options: GenerationOptions, turn: int | None = None, supersede: bool = False
-    ) -> _Stream:
+    def _place(self, turn: int | None, supersede: bool = False, skip_unchanged: bool | None = None) -> SessionTurn:
+        """Where a request belongs. Raises `BadParameter`."""
         _check_turn(turn)
-        if not isinstance(supersede, bool):
-            raise BadParameter(f"supersede is {shown(supersede)}; it must be true or false")
+        skip = self.skip_unchanged if skip_unchanged is None else skip_unchanged
+        for name, value in (("supersede", supersede), ("skip_unchanged", skip)):
+            if not isinstance(value, bool):
+                raise BadParameter(f"{name} is {shown(value)}; it must be true or false")
+        return SessionTurn(self.session_id, turn, supersede, skip)
+
+    def _begin(self, messages: Chat, options: GenerationOptions, place: SessionTurn) -> _Stream:
         if options.cache_salt not in ("", self._cache_salt):
             raise BadParameter("a session has the cache_salt it was opened with; leave it out here")
         salted = GenerationOptions.of(options, {"cache_salt": self._cache_salt}, "session")
-        place = SessionTurn(self.session_id, turn, supersede)
         return self._client._begin(self._kind, messages, salted, place)
 
     def _asked(
@@ -212,9 +225,9 @@ class BaseSession(Generic[_Stream]):
         turn: int | None = None,
     ) -> _Stream:
         """The stream of a question."""
-        supersede = fields.pop("supersede", False)
+        place = self._place(turn, **{name: fields.pop(name) for name in _PLACED if name in fields})
         known = GenerationOptions.of(options, fields, "ask()", wraps=True)
-        return self._begin(question(prompt, images), known, turn, supersede)
+        return self._begin(question(prompt, images), known, place)
 
     def _do(self, deliver: Deliver, op: str, **fields: Any) -> None:
         _check_turn(fields.get("turn"))

@@ -113,15 +113,22 @@ class Client(BaseClient):
         return reply_of(wire.InfoReply, replies.get())
 
     def session(
-        self, session_id: str | None = None, *, messages: Chat = (), system: str | None = None, cache_salt: str = ""
+        self,
+        session_id: str | None = None,
+        *,
+        messages: Chat = (),
+        system: str | None = None,
+        cache_salt: str = "",
+        skip_unchanged: bool = False,
     ) -> Session:
         """A conversation that the server keeps: a new one that begins with `messages`, or the one of that id.
 
-        `system` is said before them. Raises `TooManySessions`, `UnknownSession`, `ConnectionLost`, and as `generate`.
+        `system` is said before them; `skip_unchanged` is as in its `generate`, for all its requests.
+        Raises `TooManySessions`, `UnknownSession`, `ConnectionLost`, and as `generate`.
         """
         replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._begin_entry(replies.put, session_id, messages, system, cache_salt)
-        return Session(self, reply_of(wire.SessionReply, replies.get()), cache_salt)
+        return Session(self, reply_of(wire.SessionReply, replies.get()), cache_salt, skip_unchanged)
 
     def restore(self, path: str | os.PathLike[str], *, cache_salt: str = "") -> Session:
         """A new conversation out of a file that `session.save` wrote, as it was then, on the server's machine.
@@ -188,7 +195,7 @@ class Session(BaseSession[Stream]):
 
     def fork(self, turn: int | None = None) -> Session:
         """A new session with the same past, up to and without `turn`. Costs nothing: what both share is kept once."""
-        return Session(self._client, self._call("fork", turn=turn), self._cache_salt)
+        return Session(self._client, self._call("fork", turn=turn), self._cache_salt, self.skip_unchanged)
 
     def drop(
         self, images: OlderThan | None = None, *, reasoning: bool = False, approximate: bool = False

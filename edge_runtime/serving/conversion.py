@@ -29,13 +29,16 @@ def request_from_wire(header: wire.Generate, frames: Sequence[memoryview]) -> Ge
 
     Raises `RequestError` for what cannot be asked, `ProtocolError` for a part that refers to a missing frame.
     """
-    if not header.session and (header.turn is not None or header.supersede):
-        raise errors.BadParameter("turn and supersede are for a request of a session; name it, or leave them out")
+    if not header.session and (header.turn is not None or header.supersede or header.skip_unchanged):
+        raise errors.BadParameter(
+            "turn, supersede and skip_unchanged are for a request of a session; name it, or leave them out"
+        )
+    place = SessionTurn(header.session, header.turn, header.supersede, header.skip_unchanged)
     return GenerationRequest(
         header.request_id,
         messages_from_wire(header.messages, frames),
         msgspec.convert(header, GenerationOptions, from_attributes=True),
-        session=SessionTurn(header.session, header.turn, header.supersede) if header.session else None,
+        session=place if header.session else None,
     )
 
 
@@ -141,7 +144,7 @@ def request_to_wire(request: GenerationRequest, copies: PictureCopies | None = N
     place: dict[str, Any] = {}
     if request.session is not None:
         place = {"session": request.session.session_id, "turn": request.session.turn}
-        place["supersede"] = request.session.supersede
+        place |= {"supersede": request.session.supersede, "skip_unchanged": request.session.skip_unchanged}
     header = wire.Generate(
         request_id=request.request_id,
         messages=_messages_to_wire(request.messages, frames),

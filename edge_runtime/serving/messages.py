@@ -90,6 +90,8 @@ class Generate(_Message, GenerationOptions, frozen=True, kw_only=True, tag="gene
     """In a session, the turn that the messages replace; see `SessionTurn`."""
     supersede: bool = False
     """Cancel the request that the session is answering."""
+    skip_unchanged: bool = False
+    """In a session, leave out an image that it shows last; see `SessionTurn`."""
     protocol: int = PROTOCOL_VERSION
 
     def __post_init__(self) -> None:

@@ -58,12 +58,13 @@ class Outgoing:
     digests: tuple[bytes | None, ...] = ()
     """Of each frame; None for those that always travel."""
     request: wire.Generate | None = None
-    """What `header` says, if pictures in it may be named by digest: not in a session, which keeps them."""
+    """What `header` says, if pictures in it may be named by digest: in a session only one that it shows last."""
 
     @classmethod
     def of(cls, message: wire.Generate | wire.Session, frames: OutgoingFrames) -> Outgoing:
         """A message whose parts refer to `frames`."""
-        request = message if isinstance(message, wire.Generate) and not message.session else None
+        may_name = isinstance(message, wire.Generate) and (not message.session or message.skip_unchanged)
+        request = message if isinstance(message, wire.Generate) and may_name else None
         return cls(wire.encode(message), tuple(frames.data), tuple(frames.digests), request)
 
     def whole(self) -> list[bytes]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 
 import zmq
 from msgspec import structs
@@ -23,7 +24,7 @@ from edge_runtime.engine.thread import EngineThread
 from edge_runtime.errors import EdgeError, InternalError, ProtocolError, ShuttingDown
 from edge_runtime.serving import messages as wire
 from edge_runtime.serving.connections import Connections, Keep, Tally
-from edge_runtime.serving.conversion import event_to_wire, request_from_wire
+from edge_runtime.serving.conversion import event_to_wire, request_from_wire, session_to_wire
 from edge_runtime.serving.session_ops import SessionOps
 from edge_runtime.serving.settings import ServerSettings
 from edge_runtime.serving.sockets import Router, Wakeup
@@ -96,7 +97,7 @@ class Server:
         self._engine = EngineThread(engine, self._wakeup.set)
         self._sessions = engine.sessions
         folder = None if self._kept is None else self._kept.folder
-        self._session_ops = SessionOps(engine, self._engine.call, self._wakeup.set, self.address, folder)
+        self._session_ops = SessionOps(engine, self._engine, self._wakeup.set, self.address, folder)
         self._connections = Connections(self._router, self._engine.cancel, self.tally, self._log)
         try:
             self._engine.start()  # a socket left open here would hang whoever collects the garbage
@@ -180,6 +181,10 @@ class Server:
             message = wire.decode_client_message(frames[0])
         except ValueError as error:
             raise ProtocolError(f"the header is not a message of docs/protocol.md: {error}") from error
+        if isinstance(message, (wire.Generate, wire.Session)):
+            if self._num_stops:
+                raise ShuttingDown(_SHUTTING_DOWN)
+            self._settings.limits.check_parts(message.messages)
         match message:
             case wire.Generate():
                 self._accept(identity, message, frames[1:])
@@ -207,11 +212,8 @@ class Server:
 
     def _accept(self, identity: bytes, message: wire.Generate, frames: list[memoryview]) -> None:
         """Put a request into the queue, or raise why not."""
-        if self._num_stops:
-            raise ShuttingDown(_SHUTTING_DOWN)
         num_bytes = sum(frame.nbytes for frame in frames)
         self._connections.check_room(identity, message.request_id, num_bytes, self._settings.limits)
-        self._settings.limits.check_parts(message.messages)
         generation = request_from_wire(message, frames)
         request = self._connections.accept(identity, message.request_id, num_bytes, time.monotonic())
         self._engine.submit(replace(generation, request_id=request.engine_id), client=identity)
@@ -219,17 +221,16 @@ class Server:
 
     def _session(self, identity: bytes, message: wire.Session, frames: list[memoryview]) -> None:
         """Do what is asked for a session, or raise why not."""
-        if self._num_stops:
-            raise ShuttingDown(_SHUTTING_DOWN)
-        self._settings.limits.check_parts(message.messages)
-        done = self._session_ops.carry_out(message, frames, identity)
-        if isinstance(done, wire.SessionReply):
-            self._connections.post(identity, done, keep=Keep.REFUSAL)
-            return
-        self._connections.check_room(identity, message.request_id, 0, self._settings.limits)
-        request = self._connections.accept(identity, message.request_id, 0, time.monotonic())
-        self._session_ops.jobs.start(request.engine_id, done)
+        state = self._session_ops.do(message, frames, identity, partial(self._enter, identity, message.request_id))
+        if state is not None:
+            self._connections.post(identity, session_to_wire(state, message.request_id), keep=Keep.REFUSAL)
+
+    def _enter(self, identity: bytes, client_id: str) -> str:
+        """Take what will be answered later into what is in flight, or raise why not; returns its engine id."""
+        self._connections.check_room(identity, client_id, 0, self._settings.limits)
+        request = self._connections.accept(identity, client_id, 0, time.monotonic())
         self._connections.accepted(request, self._settings.client_timeout_s)
+        return request.engine_id
 
     def _cancel(self, identity: bytes, message: wire.Cancel) -> None:
         """Cancelling something unknown is no error: the request may just have ended."""

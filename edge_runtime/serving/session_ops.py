@@ -8,21 +8,24 @@ from pathlib import Path
 
 from edge_runtime.engine.dropping import drop
 from edge_runtime.engine.engine import Engine
-from edge_runtime.engine.session_files import Call, SessionFiles
-from edge_runtime.engine.session_jobs import SessionJobs
+from edge_runtime.engine.session_files import SessionFiles
+from edge_runtime.engine.session_jobs import Job, SessionJobs
 from edge_runtime.engine.session_state import SessionState
+from edge_runtime.engine.thread import EngineThread
 from edge_runtime.serving import messages as wire
-from edge_runtime.serving.conversion import messages_from_wire, session_to_wire
+from edge_runtime.serving.conversion import messages_from_wire
 from edge_runtime.serving.session_paths import session_path
 
 
 class SessionOps:
     """The sessions of an engine, as clients use them."""
 
-    def __init__(self, engine: Engine, call: Call, wake: Callable[[], None], address: str, folder: Path | None) -> None:
-        """`call` and `wake` are those of `SessionFiles` and `SessionJobs`, the others those of `session_path`."""
+    def __init__(
+        self, engine: Engine, thread: EngineThread, wake: Callable[[], None], address: str, folder: Path | None
+    ) -> None:
+        """`thread` is that of `engine`, `wake` is for `SessionJobs`, and the others are for `session_path`."""
         self._engine = engine
-        self._call = call
+        self._thread = thread
         self._address = address
         self._folder = folder
         self.jobs = SessionJobs(wake)
@@ -31,12 +34,28 @@ class SessionOps:
     @property
     def files(self) -> SessionFiles:
         """The sessions, in files."""
-        return SessionFiles(self._engine.saving, self._call)
+        return SessionFiles(self._engine.saving, self._thread.call)
 
-    def carry_out(
-        self, message: wire.Session, frames: Sequence[memoryview], client: Hashable
-    ) -> wire.SessionReply | Callable[[], SessionState]:
-        """Do what `message` asks, for `client`; what takes long is returned, as a job.
+    def do(
+        self, message: wire.Session, frames: Sequence[memoryview], client: Hashable, enter: Callable[[], str]
+    ) -> SessionState | None:
+        """Do what `message` asks, for `client`; None: `jobs` will tell, under the name that `enter` has given it.
+
+        That is so for what takes long, and where requests of the client for that session, which came before, have not
+        begun yet: it is done behind them. Raises as `_carry_out` and `enter`.
+        """
+        work = partial(self._carry_out, message, frames, client)
+        if self._thread.is_preparing(client, message.session):
+            self._thread.do_behind(client, message.session, partial(self.jobs.do, enter(), work))
+            return None
+        done = work()
+        if isinstance(done, SessionState):
+            return done
+        self.jobs.start(enter(), done)
+        return None
+
+    def _carry_out(self, message: wire.Session, frames: Sequence[memoryview], client: Hashable) -> SessionState | Job:
+        """Do what is asked; what takes long is returned, as a job.
 
         Raises as the methods of `Sessions` do, and as `messages_from_wire` and `session_path`.
         """
@@ -57,10 +76,9 @@ class SessionOps:
                 state = sessions.state(message.session, salt)
                 sessions.close(message.session, salt)
             case "save":
-                sessions.saved(message.session, salt)  # refused at once where it can be
                 path = session_path(message.path, self._address, self._folder).path
-                return partial(self.files.save, message.session, path, salt)
+                return partial(self.files.write, sessions.saved(message.session, salt), path)
             case "restore":
                 place = session_path(message.path, self._address, self._folder)
                 return partial(self.files.restore, place.path, salt, client=client, is_ours=place.is_ours)
-        return session_to_wire(state, message.request_id)
+        return state

@@ -50,7 +50,7 @@ def test_a_session_moves_from_one_server_to_another(
     async def with_asyncio() -> None:
         async with AsyncClient(second.address) as client, await client.restore("chat") as session:
             assert (await session.ask("and now? " * 10, max_tokens=8)).token_ids == answer.token_ids
-            await session.save("chat")
+            await asyncio.gather(session.save("chat"), session.ask("?", max_tokens=2))  # saved as it is when that comes
             assert (await (await client.restore("chat")).state()).num_turns == 2
 
     asyncio.run(with_asyncio())

@@ -154,7 +154,7 @@ class FakeRunner:
     think_token_ids: tuple[int, int] | None = (THINK, END_THINK)
     tool_call_token_ids: tuple[int, int] | None = (CALL, END_CALL)
     thought_tokens: ThoughtTokens | None = THOUGHTS
-    grammars: Grammars = field(default_factory=lambda: Grammars(fake_tokenizer, VOCAB, [EOS]))
+    grammars: Grammars = field(default_factory=lambda: Grammars(fake_tokenizer, [EOS]))
     forwards: list[list[tuple[str, int]]] = field(default_factory=list)
     """Per forward run: (request id, number of tokens) of each step."""
     encodes: list[str] = field(default_factory=list)

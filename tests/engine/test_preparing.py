@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 
-from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.request import GenerationRequest, SessionTurn
 from edge_runtime.engine.thread import Preparing
 from edge_runtime.errors import BadPrompt, Cancelled, InternalError
 from edge_runtime.model.cancellation import CancelToken
@@ -60,6 +60,38 @@ def test_clients_take_turns_and_each_has_its_requests_in_order() -> None:
     for _ in range(7):
         bench.next()
     assert bench.order == ["blocker", "g0", "m0", "g1", "m1", "g2", "g3"]
+
+
+def test_work_waits_for_the_requests_of_its_client_before_it() -> None:
+    bench = Bench()
+    bench.block()
+    assert not bench.preparing.has("a", "s")
+    bench.preparing.put("a", GenerationRequest("1", (Message("user", "x"),), session=SessionTurn("s")))
+    bench.preparing.put_work("a", "s", lambda: bench.order.append("work"))
+    bench.put("a", "2")
+    assert bench.preparing.has("a", "s")
+    assert not bench.preparing.has("a", "other")
+    assert not bench.preparing.has("b", "s")
+    bench.preparing.cancel("1")  # who waits for it is not cancelled
+    bench.go.set()
+    for _ in range(3):
+        bench.next()
+    assert bench.order == ["blocker", "work", "2"]
+    bench.preparing.put("a", GenerationRequest("3", (Message("user", "x"),), session=SessionTurn("s")))
+    bench.next()
+    bench.put("a", "4")
+    bench.next()
+    assert not bench.preparing.has("a", "s")
+
+
+def test_what_is_in_hand_has_not_begun_for_sure() -> None:
+    bench = Bench()
+    request = GenerationRequest("1", (Message("user", "block"),), session=SessionTurn("s"))
+    bench.preparing.put("a", request)
+    assert bench.begun.wait(60)
+    assert bench.preparing.has("a", "s")
+    bench.go.set()
+    bench.next()
 
 
 def test_what_is_raised_is_delivered() -> None:

@@ -40,7 +40,8 @@ class FakeEngine:
 
     `count N`: N words, then `Finished`; `hold`: one word, then nothing until cancelled; `silent`: nothing until
     cancelled; `flood`: long words until cancelled, while `floodgate` is set; `parts`: what the message was made of;
-    `refuse`: an error in `prepare`; `break`: a bug in `prepare`; `crash`: a bug in `step`.
+    `refuse`: an error in `prepare`; `break`: a bug in `prepare`; `crash`: a bug in `step`; `prepare slowly`: as `hold`,
+    once `prepared` is set.
     """
 
     cache_info = CacheInfo(prompt_tokens=40, cached_tokens=10, images=3, vision_cached=1)
@@ -57,12 +58,16 @@ class FakeEngine:
         self.floodgate = threading.Event()
         self.floodgate.set()
         self.sessions = Sessions()
+        self.preparing, self.prepared = threading.Event(), threading.Event()
 
     @property
     def has_work(self) -> bool:
         return bool(self.running)
 
     def prepare(self, request: GenerationRequest, cancel: CancelToken) -> GenerationRequest:
+        if request.messages and _prompt(request) == "prepare slowly":
+            self.preparing.set()
+            assert self.prepared.wait(20)
         return self.sessions.prepared(request, cancel, partial(self._prepare, cancel))
 
     def _prepare(self, cancel: CancelToken, request: GenerationRequest) -> GenerationRequest:
@@ -117,14 +122,15 @@ class FakeEngine:
             raise ZeroDivisionError
         if verb == "flood" and not self.floodgate.is_set():
             return []
-        if verb == "silent" or (verb == "hold" and words):
+        if verb == "silent" or (verb in ("hold", "prepare") and words):
             return []
         word = {"flood": "x" * 20_000, "parts": str(_describe(request))}.get(verb, f"{len(words)} ")
         words.append(word)
         events: list[Event] = [Delta(request_id, word, "answer", (len(words),))]
         if verb == "parts" or (verb == "count" and len(words) == int(argument)):
             tokens = tuple(range(1, len(words) + 1))
-            timings = Timings(total_ms=1.5, prompt_tokens=7, output_tokens=len(words))
+            unchanged = request.num_unchanged
+            timings = Timings(total_ms=1.5, prompt_tokens=7, output_tokens=len(words), unchanged_images=unchanged)
             events.append(self._end(request_id, Finished(request_id, "".join(words), "stop", "", tokens, timings)))
         return events
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from edge_runtime import errors
 from edge_runtime.engine.dropping import older_than
 from edge_runtime.engine.session import SessionLimits, Sessions
 from edge_runtime.model.conversation import ImagePart
+from edge_runtime.serving import messages as wire
 from edge_runtime.serving.async_client import AsyncClient
 from edge_runtime.serving.client import Client
+from edge_runtime.serving.conversion import request_from_wire
+from edge_runtime.serving.sockets import Dealer
 from tests.serving.conftest import RunningServer
 
 Serve = Callable[..., RunningServer]
@@ -42,6 +48,53 @@ def test_only_what_is_new_is_sent(serve: Serve) -> None:
         assert (session.state().num_turns, fork.state().num_turns) == (1, 2)
     with pytest.raises(errors.UnknownSession), Client(running.address) as client:
         client.session(session.session_id)
+
+
+def test_an_unchanged_screen_is_left_out_and_does_not_travel(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = serve()
+    num_frames: list[int] = []
+    send = Dealer.send
+
+    def counting(dealer: Dealer, frames: list[bytes]) -> bool:
+        if wire.peek(frames[0]).type == "generate":
+            num_frames.append(len(frames) - 1)
+        return send(dealer, frames)
+
+    monkeypatch.setattr(Dealer, "send", counting)
+    one, two = (np.full((64, 64, 3), value, np.uint8) for value in (1, 2))
+    with Client(running.address) as client, client.session(skip_unchanged=True) as session:
+
+        def ask(picture: object, **fields: object) -> int:
+            return session.ask("count 1", images=picture, **fields).timings.unchanged_images  # type: ignore[arg-type]
+
+        assert [ask(picture) for picture in (one, one.copy(), two, two, one, one)] == [0, 1, 0, 1, 0, 1]
+        assert num_frames == [
+            1,
+            0,
+            1,
+            0,
+            0,
+            1,
+            0,
+        ]  # in the fifth turn the picture is not the last, and needed after all
+        assert said(running).count("(picture)") == 3
+        assert ask(one, skip_unchanged=False) == 0
+        fork = session.fork()
+        assert fork.ask("count 1", images=one).timings.unchanged_images == 1
+        assert session.edit(0, "count 1", images=one).timings.unchanged_images == 0
+        assert session.edit(-1, "count 1", images=[one, two], skip_unchanged=False).timings.unchanged_images == 0
+        with pytest.raises(errors.BadParameter, match="skip_unchanged is 'yes'"):
+            ask(one, skip_unchanged="yes")
+        with pytest.raises(errors.BadParameter, match="are for a request of a session"):
+            request_from_wire(wire.Generate(request_id="r", messages=(), skip_unchanged=True), ())
+
+    async def with_asyncio() -> list[int]:
+        async with AsyncClient(running.address) as client, await client.session() as session:
+            session.skip_unchanged = True
+            answers = [await session.ask("count 1", images=one) for _ in range(2)]
+            return [answer.timings.unchanged_images for answer in answers]
+
+    assert asyncio.run(with_asyncio()) == [0, 1]
 
 
 def test_old_images_are_dropped(serve: Serve) -> None:
@@ -85,6 +138,40 @@ def test_a_newer_request_can_supersede(serve: Serve) -> None:
         session.ask("count 1", supersede=True)
         with pytest.raises(errors.Cancelled, match="superseded"):
             held.result  # noqa: B018
+
+
+def test_what_is_asked_of_a_session_is_done_behind_the_requests_before_it(serve: Serve) -> None:
+    """One that is still being prepared has not begun: what came later would find a session that answers nothing."""
+    running = serve()
+    with Client(running.address) as client, client.session() as session, client.session() as other:
+        session.ask("count 1", images=b"picture")
+        stream = session.generate("prepare slowly")
+        assert running.engine.preparing.wait(20)
+        assert other.state().num_turns == 0  # at once: no request of it came before
+        calls: list[Callable[[], object]] = [
+            lambda: session.drop(older_than(0)),
+            lambda: session.state().is_busy,
+            lambda: session.fork().state().num_turns,
+            session.close,
+        ]
+        with ThreadPoolExecutor() as pool:
+            done = []
+            for call in calls:
+                done.append(pool.submit(call))
+                wait_for_in_flight(running, len(done) + 1)
+            running.engine.prepared.set()
+            with pytest.raises(errors.SessionBusy):
+                done[0].result()
+            assert (done[1].result(), done[2].result(), done[3].result()) == (True, 1, None)
+        with pytest.raises(errors.Cancelled, match="closed"):
+            stream.result  # noqa: B018
+
+
+def wait_for_in_flight(running: RunningServer, count: int) -> None:
+    """Until the server has as many requests, one after the other."""
+    with Client(running.address) as client:
+        while client.info().in_flight < count:
+            time.sleep(0.001)
 
 
 def test_limits_and_salts_reach_the_caller(serve: Serve) -> None:

@@ -66,7 +66,8 @@ class EdgeServer:
     def _in_session(self, history: Sequence[Said], options: dict[str, Any]) -> Finished:
         *before, last = history
         if self._session is None:
-            self._session = self._client.session(messages=[Message("system", said.text) for said in before])
+            system = [Message("system", said.text) for said in before]
+            self._session = self._client.session(messages=system, skip_unchanged=True)
         is_again, self._asked = list(history) == self._asked, list(history)
         if is_again:
             return self._session.regenerate(**options)
