@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime import errors
 from edge_runtime.errors import (
+    BadAction,
     BadImage,
     BadParameter,
     BadPrompt,
@@ -70,6 +71,7 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names.spl
 __all__ = [
     "AsyncClient",
     "AsyncSession",
+    "BadAction",
     "BadImage",
     "BadParameter",
     "BadPrompt",

@@ -15,6 +15,7 @@
     ├── TooManySessions        sessions are as many, or hold as much, as they may
     ├── SessionBusy            the session is answering another request
     ├── Overloaded             a queue is full, or the machine is short of memory or descriptors; try again later
+    ├── BadAction              an answer says no action of its format (docs/actions.md)
     ├── Cancelled              the caller, or the loss of the caller, stopped the work
     ├── TimedOut               the caller's own time limit passed before the answer came
     ├── ServerError            the server cannot start, or stopped, or broke its protocol
@@ -140,6 +141,12 @@ class Overloaded(EdgeError):
 
     code = "overloaded"
     retryable = True
+
+
+class BadAction(EdgeError):
+    """An answer says no action of the format that it is read in; the same answer never will."""
+
+    code = "bad_action"
 
 
 class Cancelled(EdgeError):

