@@ -284,7 +284,7 @@ class Engine:
         """Forget `chat`, return its room in the cache, and say its last events. Does nothing the second time."""
         if self._chats.pop(chat.request.request_id, None) is not None:
             self._events += last_events
-            answer = next((event.text for event in last_events if isinstance(event, Finished)), None)
+            answer = next((event.message for event in last_events if isinstance(event, Finished)), None)
             if not self.sessions.end(chat.request, answer) and answer is not None:
                 self._events[-1] = Failed(chat.request.request_id, Cancelled(chat.cancel.reason))
             self._scheduler.remove(chat)

@@ -20,6 +20,7 @@ from edge_runtime.model.tools import ToolCall
 
 if TYPE_CHECKING:
     from edge_runtime.actions import Action
+    from edge_runtime.model.conversation import Message
 
 Channel = Literal["answer", "reasoning", "tool_call"]
 ThoughtEnd = Literal["", "itself", "budget", "repetition"]
@@ -154,6 +155,13 @@ class Finished(_Event, frozen=True, tag="finished"):
     """Those that are complete. What was to be a call and is none, malformed or cut off, is at its place in `text`."""
     malformed_calls: tuple[str, ...] = ()
     """What is wrong with each of those that are none."""
+
+    @property
+    def message(self) -> Message:
+        """The answer as a message of the history of the next question, tool calls and all."""
+        from edge_runtime.model.conversation import Message  # noqa: PLC0415 - as below
+
+        return Message("assistant", self.text, tool_calls=self.tool_calls)
 
     def to_pixels(self, point: Sequence[float], image: int = -1) -> tuple[int, int]:
         """The pixel (x, y) of an image of the chat, the last one by default, that a point of the answer is in.
