@@ -19,7 +19,7 @@ from edge_runtime.devices.select import ResolvedProfile
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Failed, Finished, Timings
 from edge_runtime.engine.load import load_engine
-from edge_runtime.engine.request import GenerationRequest
+from edge_runtime.engine.request import GenerationOptions, GenerationRequest
 from edge_runtime.errors import ContextOverflow, InternalError
 from edge_runtime.model.bundle import Bundle
 from edge_runtime.model.conversation import Message
@@ -167,7 +167,8 @@ def _note_image(bundle: Bundle, question: ImageQuestion, timings: Timings, sampl
 
 
 def _ask(engine: Engine, messages: tuple[Message, ...], max_tokens: int) -> Timings:
-    for event in engine.generate(GenerationRequest("benchmark", messages, max_tokens=max_tokens, ignore_eos=True)):
+    options = GenerationOptions(max_tokens=max_tokens, ignore_eos=True, speculation=False)  # a run gives one token
+    for event in engine.generate(GenerationRequest("benchmark", messages, options)):
         if isinstance(event, Failed):
             raise event.error
         if isinstance(event, Finished):

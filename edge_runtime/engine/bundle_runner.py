@@ -125,6 +125,11 @@ class BundleRunner:
         return frozenset(self._special.eos)
 
     @property
+    def placeholder_ids(self) -> frozenset[int]:
+        """Tokens that stand for images and videos."""
+        return frozenset((self._special.image_pad, self._special.video_pad))
+
+    @property
     def think_token_ids(self) -> tuple[int, int] | None:
         """Ids of `<think>` and `</think>`, or None where the model has none."""
         start, end = self._special.think_start, self._special.think_end

@@ -35,6 +35,10 @@ class CacheInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Images and pairs of video frames of all chats admitted."""
     vision_cached: int = 0
     """Those of them that were not encoded again, so far."""
+    drafted_tokens: int = 0
+    """Tokens that were guessed in answers that have ended, and run before it was known whether they come."""
+    accepted_tokens: int = 0
+    """Those of them that came."""
     running: int = 0
     """Chats that hold room in the KV cache."""
     waiting: int = 0
@@ -49,6 +53,8 @@ class Found:
     cached_tokens: int = 0
     images: int = 0
     vision_cached: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     def admitted(self, chat: Chat) -> None:
         """Count what `chat` asks for, and what its lease had of it."""
@@ -56,6 +62,11 @@ class Found:
         self.cached_tokens += chat.num_cached
         self.images += len(chat.log.media)
         self.vision_cached += chat.num_vision_reused
+
+    def ended(self, chat: Chat) -> None:
+        """Count what was guessed in its answer."""
+        self.drafted_tokens += chat.num_drafted
+        self.accepted_tokens += chat.num_accepted
 
     def info(self, runner: ModelRunner, running: int, waiting: int) -> CacheInfo:
         """All of it at this moment."""
@@ -72,6 +83,8 @@ class Found:
             cached_tokens=self.cached_tokens,
             images=self.images,
             vision_cached=self.vision_cached,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
             running=running,
             waiting=waiting,
         )

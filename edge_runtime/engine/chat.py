@@ -19,6 +19,7 @@ from edge_runtime.engine.events import Delta, Finished, FinishReason, Timings, T
 from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.sampling import Sampler, token_logprob
+from edge_runtime.engine.speculation import Drafter
 from edge_runtime.engine.token_log import TokenLog
 from edge_runtime.engine.transcript import Said
 from edge_runtime.model.cancellation import CancelToken
@@ -67,6 +68,7 @@ class Chat:
         "clock",
         "control",
         "draft",
+        "drafter",
         "lease",
         "log",
         "num_accepted",
@@ -102,6 +104,8 @@ class Chat:
         """Images and frame pairs whose vision did not run, because it had before."""
         self.draft = log.ids(0, 0)
         """Tokens [n] that may come next; they are run with what is in the log, to be drawn or not."""
+        self.drafter: Drafter | None = None
+        """Guesses such tokens; None: nobody does."""
         self.num_drafted = self.num_accepted = 0
         self._sampler = Sampler(request.options, log.input_ids)
         self._unsent_ids: list[int] = []
@@ -189,11 +193,19 @@ class Chat:
         assert self.lease is not None
         self.lease.restore(checkpoint)
 
-    def guess(self) -> None:
-        """Choose the draft of the next run."""
-        most = self.max_tokens - self.log.num_output - 1
-        self.draft = np.array(self.control.all_forced[: max(0, most)], dtype=np.int64)
+    def guess(self, most: int, num_chats: int, num_rows: int) -> int:
+        """Choose the draft of the next run, at most `most` tokens; return its length.
+
+        The run has `num_rows` rows of `num_chats` chats without it.
+        """
+        most = max(0, min(most, self.max_tokens - self.log.num_output - 1))
+        self.draft = np.array(self.control.all_forced[:most], dtype=np.int64)
+        reaches_end = self.num_cached + self.num_next == len(self.log)
+        if self.drafter is not None and reaches_end and not len(self.draft):
+            known = self.log.ids(0, len(self.log))
+            self.draft = self.drafter.draft(known, most, num_chats, num_rows, self.control.fits)
         self.num_drafted += len(self.draft)
+        return len(self.draft)
 
     def came_true(self, start: int) -> int:
         """How many tokens of the draft, which was of the tokens from index `start` on, are now in the log."""

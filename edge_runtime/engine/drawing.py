@@ -8,14 +8,19 @@ tokens a run gives, and never which.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.engine.chat import Chat
 from edge_runtime.engine.events import Delta, FinishReason
-from edge_runtime.engine.model_runner import ModelRunner
+from edge_runtime.engine.model_runner import ModelRunner, Step
 from edge_runtime.engine.sampling import rescore
+from edge_runtime.engine.scheduler import Plan
+from edge_runtime.engine.speculation import Speculation
 from edge_runtime.model.decoder import Logits
+from edge_runtime.model.footprint import MAX_DRAFT_ROWS
 
 _Hidden = NDArray[np.float32] | None
 
@@ -23,8 +28,30 @@ _Hidden = NDArray[np.float32] | None
 class Drawing:
     """Draws the tokens of all chats of one model."""
 
-    def __init__(self, runner: ModelRunner) -> None:
+    def __init__(self, runner: ModelRunner, *, speculates: bool) -> None:
+        """`speculates`: whether tokens are guessed for requests that do not say."""
         self._runner = runner
+        self._speculates = speculates
+        self._speculation = Speculation(runner.placeholder_ids | runner.eos_token_ids)
+
+    def begin(self, chat: Chat) -> None:
+        """Guess tokens of `chat` from now on, if that is wanted."""
+        wanted = chat.request.options.speculation
+        if self._speculates if wanted is None else wanted:
+            chat.drafter = self._speculation.drafter()
+
+    def guess(self, plan: Plan) -> None:
+        """Choose the drafts of the chats that decode in the run of `plan`."""
+        num_rows, most = sum(num_tokens for _, num_tokens in plan.shares), MAX_DRAFT_ROWS
+        for chat, _ in plan.shares[: plan.num_decoding]:
+            num_drafted = chat.guess(most, len(plan.shares), num_rows)
+            num_rows, most = num_rows + num_drafted, most - num_drafted
+
+    def took(self, steps: Sequence[Step], seconds: float, *, decodes_only: bool) -> None:
+        """Learn what the run of `steps` took; `decodes_only`: nobody's prompt was in it."""
+        if not any(step.cancel.cancelled for step in steps):
+            num_rows = sum(len(step.token_ids) for step in steps)
+            self._speculation.costs.took(len(steps), num_rows, seconds, has_prompt=not decodes_only)
 
     def advance(self, chat: Chat, logits: Logits) -> tuple[list[Delta], FinishReason | None]:
         """Add the next tokens of `chat`, one or more; what they say, and why the answer ends there, if it does.
@@ -39,6 +66,8 @@ class Drawing:
             reason = self._next(chat, logits.rows[came], hidden, deltas)
             came = chat.came_true(start)
         chat.num_accepted += came
+        if chat.drafter is not None:
+            chat.drafter.learn(chat.log.ids(0, len(chat.log)))
         chat.keep(start + came)
         return deltas, reason
 

@@ -56,7 +56,7 @@ class Engine:
         sessions: Sessions | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """The engine has `runner` and its KV cache to itself; `clock` tells in seconds what a step took."""
+        """The engine has `runner` and its KV cache to itself; `clock` tells in seconds what steps and runs take."""
         self.sessions = Sessions() if sessions is None else sessions
         """Conversations that requests may go on with."""
         self._runner = runner
@@ -65,7 +65,7 @@ class Engine:
         self._scheduler = Scheduler(runner.kv_cache, runner.max_context, settings)
         self.saving = Saving(runner, self.sessions, self._scheduler)
         """What of it goes into files of sessions."""
-        self._drawing = Drawing(runner)
+        self._drawing = Drawing(runner, speculates=settings.speculates)
         self._chats: dict[str, Chat] = {}
         self._events: list[Event] = []  # not handed out yet
         self._found = Found()
@@ -131,6 +131,7 @@ class Engine:
             self._scheduler.check_room()
         self._chats[request_id] = chat
         chat.client = client
+        self._drawing.begin(chat)
         self._scheduler.add(chat)
 
     def cancel(self, request_id: str) -> None:
@@ -195,8 +196,7 @@ class Engine:
                 plan.encode.clock.add(spent)
                 plan.encode.num_vision_reused += spent.is_reused
                 self._found.vision_cached += spent.is_reused
-        for chat, _ in plan.shares[: plan.num_decoding]:
-            chat.guess()
+        self._drawing.guess(plan)
         results = self._forward(plan.shares) if plan.shares else []
         for chat, _ in results:
             with self._failing(chat):
@@ -247,8 +247,9 @@ class Engine:
         prefilling = [chat for chat, _ in shares if chat.phase is Phase.PREFILL]
         steps = [chat.step(num_tokens) for chat, num_tokens in shares]
         wanted = [chat.num_cached + len(step.token_ids) for (chat, _), step in zip(shares, steps, strict=True)]
-        started_s = time.perf_counter()
+        started_s, run_s = time.perf_counter(), self._clock()
         outputs = self._runner.forward(steps)
+        self._drawing.took(steps, self._clock() - run_s, decodes_only=not prefilling)
         for chat in prefilling:
             chat.clock.prefill_ms += 1e3 * (time.perf_counter() - started_s)
         for (chat, _), length in zip(shares, wanted, strict=True):
@@ -287,6 +288,7 @@ class Engine:
             answer = next((event.message for event in last_events if isinstance(event, Finished)), None)
             if not self.sessions.end(chat.request, answer) and answer is not None:
                 self._events[-1] = Failed(chat.request.request_id, Cancelled(chat.cancel.reason))
+            self._found.ended(chat)
             self._scheduler.remove(chat)
             try:
                 self._runner.media.release(chat.log)

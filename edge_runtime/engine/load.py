@@ -89,6 +89,7 @@ def load_engine(bundle: Bundle, profile: ResolvedProfile, plan: MemoryPlan) -> E
     settings = EngineSettings(
         prefill_chunk=plan.prefill_chunk_tokens,
         shared_chunk=_SHARED_CHUNK[bundle.manifest.flavour],
+        speculates=bundle.manifest.flavour == "edge",
         max_running=plan.max_chats,
     )
     return Engine(runner, settings, Sessions(SessionLimits(max_bytes=plan.session_bytes)))

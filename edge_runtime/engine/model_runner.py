@@ -116,6 +116,10 @@ class ModelRunner(Protocol):
         """Tokens that end an answer."""
 
     @property
+    def placeholder_ids(self) -> frozenset[int]:
+        """Tokens that stand for images and videos."""
+
+    @property
     def think_token_ids(self) -> tuple[int, int] | None:
         """Ids of `<think>` and `</think>`, or None where the model has none."""
 

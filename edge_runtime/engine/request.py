@@ -92,6 +92,10 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     tool_choice: Annotated[str, Meta(description="auto, none, required, or name:NAME of the tool to call.")] = "auto"
     """auto: the model chooses; none: it is not told of tools. The clients take a dict that names a function, too."""
     parallel_tool_calls: Annotated[bool, Meta(description="Take several calls in one answer.")] = True
+    speculation: Annotated[
+        bool | None, Meta(description="Guess tokens from what was said before, and run several at a time; for speed.")
+    ] = None
+    """None: where the tokens are bit for bit the same, which they are not on `portable` (decision 75)."""
     cache_salt: Annotated[
         str, Meta(description="Find again, in the server's cache, only what was asked with the same word.")
     ] = ""

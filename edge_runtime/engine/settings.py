@@ -15,6 +15,8 @@ class EngineSettings:
     """Prompt tokens per step, all of one chat: the longest wait for a cancel, or for a next token (`shared_chunk`)."""
     shared_chunk: int | None = None
     """So many, if fewer, while other chats decode and wait for them; None where a prompt's cuts change its numbers."""
+    speculates: bool = False
+    """Whether tokens are guessed for requests that do not say; not where the cut of a run changes its numbers."""
     max_running: int = 8
     """Chats that hold a part of the KV cache at the same time."""
     max_waiting: int = 64

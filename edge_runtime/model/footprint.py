@@ -30,8 +30,11 @@ _FIXED_BYTES: Mapping[Flavour, int] = {"portable": 300 * 2**20, "edge": 256 * 2*
 
 Edge, measured: 112 MiB with a vocabulary of a thousand tokens, 100 more with Qwen's; the rest is for serving.
 """
+MAX_DRAFT_ROWS = 24
+"""Rows of logits that a run may have beyond one per chat: for tokens that were guessed."""
 GRAMMAR_BYTES = 800
 """Per token of the vocabulary, from the first answer with a grammar on: what llguidance knows of each. Measured 770."""
+_BYTES_PER_WORD = GRAMMAR_BYTES + (1 + MAX_DRAFT_ROWS) * _FLOAT_BYTES
 _PREPACK_FACTOR = 1.125
 """Prepacked bytes per stored byte: block sums are added. Measured 1.05 (vision) and 1.12 (decoder)."""
 _INT4_BLOCK = 32
@@ -48,7 +51,7 @@ def footprint(manifest: Manifest) -> ModelFootprint:
     return ModelFootprint(
         weights_bytes=vector_bytes(architecture) + (matrices if is_edge else 0),
         prepacked_bytes=0 if is_edge else matrices,
-        fixed_bytes=_FIXED_BYTES[manifest.flavour] + text.vocab_size * (_FLOAT_BYTES + GRAMMAR_BYTES),
+        fixed_bytes=_FIXED_BYTES[manifest.flavour] + text.vocab_size * _BYTES_PER_WORD,
         kv_bytes_per_token={dtype: kv_bytes_per_token(text, dtype) for dtype in kv_dtypes(manifest.flavour)},
         max_context=text.max_position_embeddings,
         patch_size=vision.patch_size,

@@ -25,14 +25,16 @@ SIGINT_WORKS = "import signal; signal.signal(signal.SIGINT, signal.default_int_h
 # An answer that is still being written when a test interrupts it, however slow the test is: minutes of this model. No
 # profile that ships has room for it on every machine, so the servers here run with one of their own.
 LONG = 60_000
-COMMAND = [sys.executable, "-c", SIGINT_WORKS + "from edge_runtime.cli.main import app; app()"]
+RUN = "from edge_runtime.cli.main import app; app()"
+COMMAND = [sys.executable, "-c", SIGINT_WORKS + RUN]
 
 
 class Served:
     """A running `edge-runtime serve`, after it has said where it serves."""
 
-    def __init__(self, bundle: Path, bind: str, *options: str) -> None:
-        command = [*COMMAND, "serve", str(bundle), "--bind", bind, *options]
+    def __init__(self, bundle: Path, bind: str, *options: str, first: str = "") -> None:
+        """`first`: Python that is run before the command."""
+        command = [sys.executable, "-c", SIGINT_WORKS + first + RUN, "serve", str(bundle), "--bind", bind, *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.lines: list[str] = []

@@ -153,6 +153,7 @@ class FakeRunner:
     eos_token_ids: frozenset[int] = frozenset({EOS})
     think_token_ids: tuple[int, int] | None = (THINK, END_THINK)
     tool_call_token_ids: tuple[int, int] | None = (CALL, END_CALL)
+    placeholder_ids: frozenset[int] = frozenset({IMAGE})
     thought_tokens: ThoughtTokens | None = THOUGHTS
     grammars: Grammars = field(default_factory=lambda: Grammars(fake_tokenizer, [EOS]))
     forwards: list[list[tuple[str, int]]] = field(default_factory=list)
@@ -246,7 +247,8 @@ class FakeRunner:
     def logits(self, log: FakeLog, tokens: list[int]) -> NDArray[np.float32]:
         if log.text in self.script:
             logits = np.zeros(VOCAB, dtype=np.float32)
-            logits[self.script[log.text][len(tokens) - log.num_prompt]] = 10.0
+            place, script = len(tokens) - log.num_prompt, self.script[log.text]
+            logits[script[place] if place < len(script) else EOS] = 10.0  # what is drafted may go further
             return logits
         seed = zlib.crc32(np.array(tokens, dtype=np.int32).tobytes())
         return np.random.default_rng(seed).normal(size=VOCAB).astype(np.float32) * 3

@@ -186,7 +186,7 @@ def think(engine: Engine, messages: tuple[Message, ...], drawn: list[int]) -> Fi
 
     runner.forward = forced  # type: ignore[method-assign]
     try:
-        request = GenerationRequest("r", messages, max_tokens=500, enable_thinking=True)
+        request = GenerationRequest("r", messages, max_tokens=500, enable_thinking=True, speculation=False)
         *_, last = engine.generate(request)
     finally:
         runner.forward = forward  # type: ignore[method-assign]

@@ -1,0 +1,84 @@
+"""Drafts for one chat: tokens that may come next, run before it is known whether they do.
+
+A draft never changes what is said. Every token is drawn from the logits of its own place; where it is the one that was
+drafted, the next place has been computed already. So greedy tokens are those without drafts, and drawn ones have the
+model's own distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.engine.draft_length import MAX_DRAFT, DraftLength, Purse
+from edge_runtime.engine.lookup import Lookup
+from edge_runtime.engine.run_costs import RunCosts
+
+
+class Speculation:
+    """What all chats of an engine share. Owned by its thread."""
+
+    __slots__ = ("_lookup", "_purse", "costs")
+
+    def __init__(self, walls: Collection[int]) -> None:
+        """`walls` as `Lookup` takes them."""
+        self.costs = RunCosts()
+        """To be told of every run."""
+        self._lookup = Lookup(walls)
+        self._purse = Purse()
+
+    def drafter(self) -> Drafter:
+        """One for a new chat."""
+        return Drafter(self._lookup, DraftLength(self.costs, self._purse))
+
+
+class Drafter:
+    """What to draft in one chat, and how much of it; learns from what came."""
+
+    __slots__ = ("_expected", "_length", "_lookup", "_match_length", "_num_drafted", "_num_then")
+
+    def __init__(self, lookup: Lookup, length: DraftLength) -> None:
+        """`length` is this chat's alone."""
+        self._lookup = lookup
+        self._length = length
+        self._expected = np.empty(0, np.int64)  # after the first `_num_then` tokens, whether drafted or not
+        self._num_then = 0
+        self._match_length = 0
+        self._num_drafted = 0
+
+    def draft(
+        self,
+        ids: NDArray[np.int64],
+        most: int,
+        num_chats: int,
+        num_rows: int,
+        fits: Callable[[NDArray[np.int64]], int] = len,
+    ) -> NDArray[np.int64]:
+        """At most `most` tokens that may follow `ids` [T], all that is certain of the chat by now.
+
+        To be run in the next run of this chat, which has `num_rows` rows of `num_chats` chats without them. `fits`: how
+        many of some tokens may come next, one after the other.
+        """
+        match = self._lookup.find(ids) if most > 0 else None
+        self._num_then, self._num_drafted = len(ids), 0
+        self._expected = ids[:0]
+        if match is None:
+            return self._expected
+        self._expected = self._lookup.draft(ids, match, min(most, MAX_DRAFT))
+        self._match_length = match.length
+        count = self._length.next(match.length, len(self._expected), num_chats, num_rows)
+        draft = self._expected[:count]
+        draft = draft[: fits(draft)] if count else draft
+        self._num_drafted = len(draft)
+        return draft
+
+    def learn(self, ids: NDArray[np.int64]) -> None:
+        """The run is over, and `costs` has been told; `ids` [T] are those of before and what came of it."""
+        came = ids[self._num_then : self._num_then + len(self._expected)]
+        differ = np.flatnonzero(came != self._expected[: len(came)])
+        num_hits = int(differ[0]) if len(differ) else len(came)
+        for index in range(min(num_hits + 1, len(came))):
+            self._length.rates.note(self._match_length + index, hit=index < num_hits)
+        self._length.took(self._num_drafted, min(num_hits, self._num_drafted))
