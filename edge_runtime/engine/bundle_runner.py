@@ -85,7 +85,9 @@ class BundleRunner:
             self._tokenizer = Tokenizer(bundle.file(TOKENIZER))
             template = ChatTemplate(bundle.file(CHAT_TEMPLATE), manifest.special_tokens_map)
         self._prompts = PromptBuilder(self._tokenizer, template, manifest.special_tokens)
-        self.grammars = Grammars(self._tokenizer.text_without_gaps, manifest.special_tokens.eos)
+        self.grammars = Grammars(
+            self._tokenizer.text_without_gaps, manifest.special_tokens.eos, self._tokenizer.added_tokens
+        )
         """Makes grammars of answers. For any thread."""
         self._rotary = RotaryTables(manifest.architecture.text)
         self.media = _media_encoder(bundle, settings, vision_graph.result())

@@ -35,7 +35,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 _WORDS: Mapping[str, tuple[str, ...]] = {"effort": ("none", "minimal", "low", "medium", "high")}
 """Strings that are one of a few, or empty."""
 MAX_SALT_LENGTH = 256
-_MAX_LENGTHS = {"cache_salt": MAX_SALT_LENGTH, "schema": 1 << 16, "regex": 1 << 12, "lark": 1 << 16}
+_MAX_LENGTHS = {"cache_salt": MAX_SALT_LENGTH, "schema": 1 << 16, "regex": 1 << 12, "lark": 1 << 16, "actions": 64}
 """Characters of a string."""
 _MAX_STRINGS = {"choice": 1024, "tools": MAX_TOOLS}
 """Of a list; 16 of any other."""

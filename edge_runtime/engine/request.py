@@ -81,6 +81,8 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     regex: Annotated[str, Meta(description="The answer matches this regular expression, as a whole.")] = ""
     choice: Annotated[tuple[str, ...], Meta(description="The answer is one of these; may be repeated.")] = ()
     lark: Annotated[str, Meta(description="The answer is of this grammar, in llguidance's dialect of Lark.")] = ""
+    actions: Annotated[str, Meta(description="The answer is an action in this format, as pocket or ui_venus.")] = ""
+    """`edge_runtime.actions.names()` lists them; `answer.actions(name)` reads them."""
     thinking_budget: Annotated[
         int | None, Meta(description="Tokens that a thought may take; then it is closed, and the answer follows.")
     ] = None
@@ -104,7 +106,7 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a value of another type or outside its range; lists become tuples."""
         settle(self, GenerationOptions)
-        given = [name for name in ("schema", "regex", "choice", "lark") if getattr(self, name)]
+        given = [name for name in ("schema", "regex", "choice", "lark", "actions") if getattr(self, name)]
         if len(given) > 1:
             raise BadParameter(f"{' and '.join(given)} are given; an answer takes one of them")
         if self.effort and self.thinking_budget is not None:
