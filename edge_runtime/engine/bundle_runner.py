@@ -137,6 +137,11 @@ class BundleRunner:
         start, end = self._special.think_start, self._special.think_end
         return None if start is None or end is None else (start, end)
 
+    @property
+    def tool_call_token_ids(self) -> tuple[int, int] | None:
+        """Ids of `<tool_call>` and `</tool_call>`, or None where the model has none."""
+        return self._prompts.tool_call_ids
+
     @cached_property
     def thought_tokens(self) -> ThoughtTokens | None:
         """How thoughts are ended, or None where the model has none."""
@@ -165,6 +170,7 @@ class BundleRunner:
             self._max_context + num_dropped,
             PromptOptions(
                 enable_thinking=self._thinking(request.options),
+                tools=request.options.offered_tools,
                 parse_special=request.options.parse_special,
                 salt=request.options.salt,
             ),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_runtime import actions
 from edge_runtime.engine.request import GenerationOptions
+from edge_runtime.engine.tool_grammar import tools_grammar
 from edge_runtime.errors import BadParameter, InternalError
 
 if TYPE_CHECKING:
@@ -49,9 +50,12 @@ class Grammars:
         self._lock = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
 
-    def of(self, options: GenerationOptions) -> Grammar | None:
-        """That of an answer with such options; None where it may be anything. Raises `BadParameter`."""
-        source = grammar_source(options, self._added_tokens)
+    def of(self, options: GenerationOptions, call_ids: tuple[int, int] | None = None) -> Grammar | None:
+        """That of an answer with such options; None where it may be anything. Raises `BadParameter`.
+
+        `call_ids`: the tokens around tool calls; without them there are none.
+        """
+        source = grammar_source(options, self._added_tokens, call_ids)
         return self.compile(source) if source else None
 
     def compile(self, source: str) -> Grammar:
@@ -133,13 +137,19 @@ class Grammar:
         raise BadParameter(f"the grammar of the answer takes too much work at this place; make it simpler: {reason}")
 
 
-def grammar_source(options: GenerationOptions, added_tokens: Collection[str]) -> str:
+def grammar_source(
+    options: GenerationOptions, added_tokens: Collection[str], call_ids: tuple[int, int] | None = None
+) -> str:
     """The grammar that `options` ask for, in llguidance's own form; empty: none. Raises `BadParameter`."""
-    if not (options.schema or options.regex or options.choice or options.lark or options.actions):
+    in_words = options.schema or options.regex or options.choice or options.lark or options.actions
+    if not in_words and (call_ids is None or not options.offered_tools):
         return ""
     from llguidance import LLMatcher  # noqa: PLC0415 - most requests have no grammar
 
     try:
+        if call_ids is not None and options.offered_tools:
+            schema = options.schema and _checked_schema(options.schema)
+            return str(LLMatcher.grammar_from_lark(_tools(options, call_ids, schema)))
         if options.schema:
             return str(LLMatcher.grammar_from_json_schema(_checked_schema(options.schema), overrides=_JSON_STYLE))
         if options.regex:
@@ -150,6 +160,16 @@ def grammar_source(options: GenerationOptions, added_tokens: Collection[str]) ->
         return str(LLMatcher.grammar_from_lark(lark))
     except ValueError as error:
         raise BadParameter(f"the grammar of the answer cannot be used: {error}") from error
+
+
+def _tools(options: GenerationOptions, call_ids: tuple[int, int], schema: str) -> str:
+    return tools_grammar(
+        options.offered_tools,
+        options.tool_choice,
+        parallel=options.parallel_tool_calls,
+        call_ids=call_ids,
+        schema=schema,
+    )
 
 
 def _literal(text: str) -> str:

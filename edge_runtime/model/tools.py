@@ -15,6 +15,8 @@ import msgspec
 
 from edge_runtime.errors import BadParameter
 
+CALL_START, CALL_END = "<tool_call>", "</tool_call>"
+"""The tokens that Qwen's models put around a call."""
 MAX_TOOLS = 128
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_NESTING = 64
