@@ -122,7 +122,9 @@ class Grammar:
 
     def fits(self, token_ids: NDArray[np.int64]) -> int:
         """How many of `token_ids` may come next, one after the other."""
-        return int(self._matcher.validate_tokens(token_ids.tolist())) if len(token_ids) else 0
+        unknown = np.flatnonzero(token_ids >= self._num_tokens)  # which the matcher would break over
+        known = token_ids[: unknown[0]] if len(unknown) else token_ids
+        return int(self._matcher.validate_tokens(known.tolist())) if len(known) else 0
 
     def _check(self) -> None:
         if not self._matcher.is_error():
