@@ -213,6 +213,7 @@ def test_the_document_names_every_field_code_and_limit() -> None:
     from edge_runtime import errors
     from edge_runtime.engine import events
     from edge_runtime.engine.cache_info import CacheInfo
+    from edge_runtime.model.tools import ToolCall, ToolDefinition
     from edge_runtime.serving import messages as wire
     from edge_runtime.serving.limits import DEFAULT_LIMITS
 
@@ -220,6 +221,7 @@ def test_the_document_names_every_field_code_and_limit() -> None:
     records = [wire.Generate, wire.Frame, wire.Image, wire.Video, wire.Text, wire.ChatMessage, wire.Cancel, wire.Ping]
     records += [wire.Info, wire.Accepted, wire.Need, wire.Delta, wire.Finished, wire.Failed, wire.Pong, wire.InfoReply]
     records += [wire.Session, wire.SessionReply]
+    records += [ToolDefinition, ToolCall, events.ToolCallDelta]
     records += [events.Timings, events.TokenLogprob, events.ImageShape, CacheInfo, wire.VideoSampling, wire.Limits]
     fields = {field for record in records for field in record.__struct_encode_fields__}
     tags = {record.__struct_config__.tag for record in records} - {None}
