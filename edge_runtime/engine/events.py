@@ -161,7 +161,7 @@ class Finished(_Event, frozen=True, tag="finished"):
         """The answer as a message of the history of the next question, tool calls and all."""
         from edge_runtime.model.conversation import Message  # noqa: PLC0415 - as below
 
-        return Message("assistant", self.text, tool_calls=self.tool_calls)
+        return Message("assistant", self.text, tool_calls=self.tool_calls, reasoning=self.reasoning)
 
     def to_pixels(self, point: Sequence[float], image: int = -1) -> tuple[int, int]:
         """The pixel (x, y) of an image of the chat, the last one by default, that a point of the answer is in.
@@ -188,7 +188,7 @@ class Finished(_Event, frozen=True, tag="finished"):
             raise BadAction(
                 f"the answer was cut off, and may say half an action: {self.text[-80:]!r}; raise max_tokens"
             )
-        said = known.parse(self.text)
+        said = known.parse("\n".join((self.text, *(call.spelled for call in self.tool_calls))))
         if all(action.divisor is None for action in said):
             return said
         shape = self._shape(image)

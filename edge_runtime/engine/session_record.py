@@ -56,6 +56,7 @@ class MessageRecord(msgspec.Struct, frozen=True):
     dropped: _Index = 0
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+    reasoning: str = ""
 
 
 class MediaRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -161,7 +162,14 @@ def message_records(
         return PartRecord(None, frames, part.timestamps_s, is_video=True, dropped=part.dropped)
 
     records = tuple(
-        MessageRecord(said.role, tuple(map(record, said.content)), said.dropped, said.tool_calls, said.tool_call_id)
+        MessageRecord(
+            said.role,
+            tuple(map(record, said.content)),
+            said.dropped,
+            said.tool_calls,
+            said.tool_call_id,
+            said.reasoning,
+        )
         for said in messages
     )
     return records, tuple(pictures)
@@ -180,7 +188,14 @@ def messages_of(header: Header, read: Callable[[Piece], bytes]) -> tuple[Message
 
 def _message(record: MessageRecord, pictures: Sequence[Picture]) -> Message:
     parts = [_part(part, pictures) for part in record.parts]
-    return Message(record.role, parts, record.dropped, tool_calls=record.tool_calls, tool_call_id=record.tool_call_id)
+    return Message(
+        record.role,
+        parts,
+        record.dropped,
+        tool_calls=record.tool_calls,
+        tool_call_id=record.tool_call_id,
+        reasoning=record.reasoning,
+    )
 
 
 def _picture(record: PictureRecord, data: bytes) -> Picture:

@@ -21,12 +21,7 @@ from typing import Any
 
 from edge_runtime.model.tools import ToolDefinition, chosen_name
 
-_SPELLING = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "coerce_one_of": True,
-}
+_SPELLING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As `tojson` spells JSON, and with it the templates that models learn from."""
 
 

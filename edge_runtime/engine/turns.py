@@ -42,8 +42,9 @@ def held_bytes(one: Message | ToolDefinition) -> int:
     """What a message, or a definition, holds."""
     if isinstance(one, ToolDefinition):
         return sum(map(_text_bytes, (one.name, one.description, one.parameters)))
-    calls = sum(_text_bytes(text) for call in one.tool_calls for text in (call.id, call.name, call.arguments))
-    return _MESSAGE_BYTES + calls + sum(_part_bytes(part) for part in one.content)
+    texts = [text for call in one.tool_calls for text in (call.id, call.name, call.arguments)]
+    texts += [one.reasoning] if one.reasoning else []
+    return _MESSAGE_BYTES + sum(map(_text_bytes, texts)) + sum(map(_part_bytes, one.content))
 
 
 def _text_bytes(text: str) -> int:
