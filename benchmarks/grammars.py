@@ -29,6 +29,7 @@ from edge_runtime.engine.load import PlannedBundle
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.errors import EdgeError
 from edge_runtime.model.conversation import Message
+from edge_runtime.model.tokenizer import Tokenizer
 from edge_runtime.serving.client import Client
 from edge_runtime.serving.client_core import Timeouts
 
@@ -56,7 +57,8 @@ def per_token(bundle: Path, tokenizer: Path | None, num_tokens: int, rounds: int
     engine = PlannedBundle.open(bundle, "auto", MemoryRequest(max_chats=1, context_tokens=2048)).load()
     if tokenizer is not None:
         text = tokenizer.read_text(encoding="utf-8")
-        engine._runner.grammars = Grammars(lambda: text, [])  # type: ignore[misc]
+        ends = Tokenizer(tokenizer).pair_of_added("<|endoftext|>", "<|im_end|>")
+        engine._runner.grammars = Grammars(lambda: text, ends or ())  # type: ignore[misc]
     times: dict[str, list[float]] = {"": [], STRING: []}
     for number in range(rounds + 1):
         for schema, taken in times.items():
