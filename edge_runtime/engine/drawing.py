@@ -32,6 +32,7 @@ class Drawing:
         """`speculates`: whether tokens are guessed for requests that do not say."""
         self._runner = runner
         self._speculates = speculates
+        self._learns = False  # whether what a run takes is of interest
         self._speculation = Speculation(runner.placeholder_ids | runner.eos_token_ids)
 
     def begin(self, chat: Chat) -> None:
@@ -43,13 +44,15 @@ class Drawing:
     def guess(self, plan: Plan) -> None:
         """Choose the drafts of the chats that decode in the run of `plan`."""
         num_rows, most = sum(num_tokens for _, num_tokens in plan.shares), MAX_DRAFT_ROWS
+        self._learns = False
         for chat, _ in plan.shares[: plan.num_decoding]:
+            self._learns |= chat.drafter is not None
             num_drafted = chat.guess(most, len(plan.shares), num_rows)
             num_rows, most = num_rows + num_drafted, most - num_drafted
 
     def took(self, steps: Sequence[Step], seconds: float, *, decodes_only: bool) -> None:
         """Learn what the run of `steps` took; `decodes_only`: nobody's prompt was in it."""
-        if not any(step.cancel.cancelled for step in steps):
+        if self._learns and not any(step.cancel.cancelled for step in steps):
             num_rows = sum(len(step.token_ids) for step in steps)
             self._speculation.costs.took(len(steps), num_rows, seconds, has_prompt=not decodes_only)
 
