@@ -3,8 +3,8 @@
 Each turn is what the user's side says (beside a screenshot) and what the model answers. Actions repeat, coordinates
 mostly do not, names that were read on the screen come again: what a lookup finds in real loops, and what it does not.
 
-`agent_transcripts.json` has the same as tokens of Qwen's vocabulary, with the chat template's around them: per loop first
-those before the first question, then a question and an answer in turn. For bundles that have only its size.
+`agent_transcripts.json` has the same as tokens of Qwen's vocabulary, with the chat template's around them: per loop
+first those before the first question, then a question and an answer in turn. For bundles that have only its size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.lookup BUNDLE`: what drafts by lookup bring in agents' loops, and cost where nothing comes true.
+"""`python -m benchmarks.lookup BUNDLE`: what drafts by lookup bring in agents' loops, and cost where they are in vain.
 
 Each turn of a loop is answered with drafts and without, in turn, by one engine; what counts is the time from the first
 token to the last. A bundle of random weights says nothing sensible: so the answers of `agent_transcripts.py` are what
@@ -13,7 +13,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -29,6 +30,7 @@ from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.events import Failed, Finished
 from edge_runtime.engine.load import PlannedBundle
 from edge_runtime.engine.lookup import Lookup
+from edge_runtime.engine.model_runner import ModelRunner
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.sampling import Sampler
 from edge_runtime.engine.token_log import TokenLog
@@ -84,8 +86,8 @@ class Given(Sampler):
 
     __slots__ = ("_left",)
 
-    def __init__(self, sampler: Chat, answer: Sequence[int]) -> None:
-        super().__init__(sampler.request.options, sampler.log.input_ids)
+    def __init__(self, chat: Chat, answer: Sequence[int]) -> None:
+        super().__init__(chat.request.options, chat.log.input_ids)
         self._left = iter(answer)
 
     def draw(self, logits: NDArray[np.float32]) -> int:
@@ -105,11 +107,11 @@ def main() -> None:
     results = {}
     for name in arguments.loops.split(","):
         if name == "own screens":
-            questions, prepare = list(own_screens(arguments.screens)), runner.prepare
+            questions = list(own_screens(arguments.screens))
         else:
             rows = rows_of(runner, name, planned.bundle.manifest.architecture.text.vocab_size)
-            questions, prepare = list(given(rows, arguments.before)), prepared
-        results[name] = measure(engine, questions, prepare, arguments.repeats)
+            questions = list(given(rows, arguments.before))
+        results[name] = measure(engine, questions, arguments.repeats)
         sys.stderr.write(f"{name}: {results[name].speed_up:.2f}\n")
     sys.stdout.write(f"| {planned.bundle.manifest.name} | tokens | drafted | accepted | tokens a run | speed-up |\n")
     sys.stdout.write("|---|---:|---:|---:|---:|---:|\n")
@@ -126,19 +128,14 @@ def main() -> None:
     sys.stdout.write(json.dumps(facts) + "\n")
 
 
-def measure(engine: Engine, questions: Sequence[Question], prepare: Callable[..., TokenLog], repeats: int) -> Result:
+def measure(engine: Engine, questions: Sequence[Question], repeats: int) -> Result:
     """Each question with drafts and without; who is first changes."""
-    runner, result = engine._runner, Result()
-    before = runner.prepare, runner.detokenize, runner.remember
+    result = Result()
     for repeat in range(-1, repeats):  # the first round does not count: it fills the cache with the prompts
         spent = {True: 0.0, False: 0.0}
         for number, question in enumerate(questions):
             answers = []
             for speculation in (True, False) if (number + repeat) % 2 else (False, True):
-                if question.prompt:
-                    runner.prepare = lambda request, cancel, one=question: prepare(one)  # type: ignore[method-assign]
-                    runner.detokenize = lambda token_ids: b""  # type: ignore[method-assign]
-                    runner.remember = lambda log: None  # type: ignore[method-assign]
                 done = ask(engine, question, speculation)
                 answers.append(done.token_ids)
                 spent[speculation] += done.timings.decode_ms
@@ -146,12 +143,11 @@ def measure(engine: Engine, questions: Sequence[Question], prepare: Callable[...
                     result.num_tokens += len(done.token_ids) - 1
                     result.num_drafted += done.timings.drafted_tokens
                     result.num_accepted += done.timings.accepted_tokens
-            if question.answer or engine._settings.speculates:
+            if engine._settings.speculates:
                 assert answers[0] == answers[1], "drafts have changed an answer"
         if repeat >= 0:
             result.plain_ms.append(spent[False])
             result.drafted_ms.append(spent[True])
-    runner.prepare, runner.detokenize, runner.remember = before  # type: ignore[method-assign]
     return result
 
 
@@ -161,10 +157,16 @@ def ask(engine: Engine, question: Question, speculation: bool) -> Finished:
     request = GenerationRequest(
         "lookup", question.messages, max_tokens=limit, speculation=speculation, ignore_eos=bool(question.answer)
     )
-    chat = engine.prepare(request, CancelToken())
-    if question.answer:
-        chat._sampler = Given(chat, question.answer)
-    engine.add(chat)
+    with given_tokens(engine._runner, question):
+        chat = engine.prepare(request, CancelToken())
+        if question.answer:
+            chat._sampler = Given(chat, question.answer)
+        engine.add(chat)
+        return ended(engine)
+
+
+def ended(engine: Engine) -> Finished:
+    """What the only chat of `engine` ends with."""
     last = None
     while engine.has_work:
         for last in engine.step():
@@ -174,14 +176,26 @@ def ask(engine: Engine, question: Question, speculation: bool) -> Finished:
     return last
 
 
-def prepared(question: Question) -> TokenLog:
-    """A prompt of tokens that are given."""
+@contextmanager
+def given_tokens(runner: ModelRunner, question: Question) -> Iterator[None]:
+    """Where tokens are given, `runner` has them for a prompt, and no text for those that it does not know."""
     ids = np.array(question.prompt, dtype=np.int64)
-    return TokenLog(ids, positions=(np.tile(np.arange(len(ids)), (3, 1)), 0), starts_in_reasoning=False)
+
+    def prepare(*_: object) -> TokenLog:
+        return TokenLog(ids, positions=(np.tile(np.arange(len(ids)), (3, 1)), 0), starts_in_reasoning=False)
+
+    stand_ins = {"prepare": prepare, "detokenize": lambda *_: b"", "remember": lambda *_: None} if len(ids) else {}
+    for name, one in stand_ins.items():
+        setattr(runner, name, one)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            delattr(runner, name)
 
 
 def given(rows: Rows, num_before: int) -> Iterator[Question]:
-    """The turns of a loop, each behind all that was said; first come `num_before` tokens that stand for a screenshot."""
+    """The turns of a loop, each behind all that was said; `num_before` tokens before that stand for a screenshot."""
     history = np.random.default_rng(1).integers(300, 400, num_before).tolist() + rows[0]
     for question, answer in zip(rows[1::2], rows[2::2], strict=True):
         history = history + question

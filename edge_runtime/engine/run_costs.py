@@ -22,7 +22,7 @@ _STALE = 512
 
 Far sooner what was seen once or twice: it may have been a bad moment.
 """
-_REFRESH = 32
+_REFRESH = 16
 """So many runs later what is known is drawn up anew; a new number of rows is at once."""
 _MAX_SURPRISE = 2.0
 
