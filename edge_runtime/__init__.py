@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from edge_runtime.engine.load import PlannedBundle, load
     from edge_runtime.engine.request import GenerationOptions, GenerationRequest, SamplingParams, SessionTurn
     from edge_runtime.model.conversation import ImagePart, Message, TextPart, VideoPart
+    from edge_runtime.model.tools import ToolCall, ToolDefinition
     from edge_runtime.serving.async_client import AsyncClient, AsyncSession
     from edge_runtime.serving.client import Client, Session
     from edge_runtime.serving.client_core import Timeouts
@@ -57,6 +58,7 @@ _NAMES = {
     "engine.load": "PlannedBundle load",
     "engine.request": "GenerationOptions GenerationRequest SamplingParams SessionTurn",
     "model.conversation": "ImagePart Message TextPart VideoPart",
+    "model.tools": "ToolCall ToolDefinition",
     "serving.async_client": "AsyncClient AsyncSession",
     "serving.client": "Client Session",
     "serving.client_core": "Timeouts",
@@ -101,6 +103,8 @@ __all__ = [
     "TimedOut",
     "Timeouts",
     "TooManySessions",
+    "ToolCall",
+    "ToolDefinition",
     "UnknownSession",
     "VideoPart",
     "__version__",

@@ -21,6 +21,7 @@ TEMPLATE = """{%- macro print(content) -%}
     {%- set role = 'user' if message.role == 'tool' else message.role -%}
     {{- '<|im_start|>' + role + '\\n' -}}
     {{- '<tool_response>\\n' if message.role == 'tool' -}}
+    {{- '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' if message.reasoning_content -}}
     {{- print(message.content) -}}
     {{- '\\n</tool_response>' if message.role == 'tool' -}}
     {%- for call in message.tool_calls -%}
@@ -32,6 +33,7 @@ TEMPLATE = """{%- macro print(content) -%}
     {{- '<|im_end|>\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
+{%- if enable_thinking %}{{ '<think>\\n' }}{% endif -%}
 """
 REAL = {kind: Path(f"/work/shared/data/qwen3-vl/chat_template_{kind}.jinja") for kind in ("instruct", "thinking")}
 """Qwen3-VL's own templates, where they are at hand: they are not ours to copy."""

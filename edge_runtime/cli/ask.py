@@ -43,13 +43,16 @@ _SPELLINGS: dict[str, dict[str, Any]] = {
 }
 """Where the command differs from `GenerationOptions`: an option's name, its help, its type, its default."""
 
+_NOT_ASKED = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
+"""Options that the command does not have: a tool's result would need another question."""
+
 
 def _takes_options(command: Callable[..., None]) -> Callable[..., None]:
     """In place of `command`'s `**options`: an option for each field of `GenerationOptions`, told to typer."""
     own = inspect.signature(command, eval_str=True).parameters.values()
     listed = [
         *(parameter for parameter in own if parameter.kind is _Parameter.POSITIONAL_OR_KEYWORD),
-        *map(_option, fields(GenerationOptions)),
+        *(_option(field) for field in fields(GenerationOptions) if field.name not in _NOT_ASKED),
         *(parameter for parameter in own if parameter.kind is _Parameter.KEYWORD_ONLY),
     ]
     command.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]

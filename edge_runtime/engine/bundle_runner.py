@@ -85,7 +85,9 @@ class BundleRunner:
             self._tokenizer = Tokenizer(bundle.file(TOKENIZER))
             template = ChatTemplate(bundle.file(CHAT_TEMPLATE), manifest.special_tokens_map)
         self._prompts = PromptBuilder(self._tokenizer, template, manifest.special_tokens)
-        self.grammars = Grammars(self._tokenizer.text_without_gaps, manifest.special_tokens.eos)
+        self.grammars = Grammars(
+            self._tokenizer.text_without_gaps, manifest.special_tokens.eos, self._tokenizer.added_tokens
+        )
         """Makes grammars of answers. For any thread."""
         self._rotary = RotaryTables(manifest.architecture.text)
         self.media = _media_encoder(bundle, settings, vision_graph.result())
@@ -135,6 +137,11 @@ class BundleRunner:
         start, end = self._special.think_start, self._special.think_end
         return None if start is None or end is None else (start, end)
 
+    @property
+    def tool_call_token_ids(self) -> tuple[int, int] | None:
+        """Ids of `<tool_call>` and `</tool_call>`, or None where the model has none."""
+        return self._prompts.tool_call_ids
+
     @cached_property
     def thought_tokens(self) -> ThoughtTokens | None:
         """How thoughts are ended, or None where the model has none."""
@@ -163,6 +170,7 @@ class BundleRunner:
             self._max_context + num_dropped,
             PromptOptions(
                 enable_thinking=self._thinking(request.options),
+                tools=request.options.offered_tools,
                 parse_special=request.options.parse_special,
                 salt=request.options.salt,
             ),

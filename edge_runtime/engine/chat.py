@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.engine.control import Control
-from edge_runtime.engine.events import Channel, Delta, Finished, FinishReason, Timings, TokenLogprob
+from edge_runtime.engine.events import Delta, Finished, FinishReason, Timings, TokenLogprob
 from edge_runtime.engine.model_runner import MediaTimings, Step
 from edge_runtime.engine.request import GenerationRequest
 from edge_runtime.engine.sampling import Sampler, token_logprob
 from edge_runtime.engine.speculation import Drafter
 from edge_runtime.engine.token_log import TokenLog
+from edge_runtime.engine.transcript import Said
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.kv_cache import Checkpoint, KVLease
 
@@ -240,31 +241,34 @@ class Chat:
         self._unsent_ids.append(token_id)
         if logits is not None and self.request.options.num_logprobs is not None:
             self._unsent_logprobs.append(token_logprob(logits, token_id, self.request.options.num_logprobs))
-        channel, text = self.control.take(token_id, data, is_end=is_end)
-        return [self._delta(channel, text)] if text else []
+        said = self.control.take(token_id, data, is_end=is_end)
+        return [self._delta(said)] if said.is_something else []
 
     def finish(self, reason: FinishReason) -> list[Delta | Finished]:
         """The last events: what was held back, the tokens no delta has carried yet, and the end."""
-        pieces = [(channel, text) for channel, text in self.control.transcript.finish() if text]
+        transcript = self.control.transcript
+        pieces = [said for said in transcript.finish() if said.is_something]
         if not pieces and self._unsent_ids:
-            pieces = [(self.control.transcript.channel, "")]
+            pieces = [Said(transcript.channel, "")]
         ended = Finished(
             request_id=self.request.request_id,
-            text=self.control.transcript.text,
-            reasoning=self.control.transcript.reasoning,
+            text=transcript.text,
+            reasoning=transcript.reasoning,
             token_ids=self.log.output_ids,
-            finish_reason=reason,
+            finish_reason="tool_calls" if reason == "stop" and transcript.tool_calls else reason,
             timings=self._timings(),
             thought_end=self.control.thought_end,
             thought_repeats=self.control.thought_repeats,
             images=self.log.images,
+            tool_calls=transcript.tool_calls,
+            malformed_calls=transcript.malformed_calls,
         )
-        return [*(self._delta(channel, text) for channel, text in pieces), ended]
+        return [*map(self._delta, pieces), ended]
 
-    def _delta(self, channel: Channel, text: str) -> Delta:
+    def _delta(self, said: Said) -> Delta:
         """A delta that carries all tokens since the last one."""
         logprobs = None if self.request.options.num_logprobs is None else tuple(self._unsent_logprobs)
-        delta = Delta(self.request.request_id, text, channel, tuple(self._unsent_ids), logprobs)
+        delta = Delta(self.request.request_id, said.text, said.channel, tuple(self._unsent_ids), logprobs, said.call)
         self._unsent_ids.clear()
         self._unsent_logprobs.clear()
         return delta

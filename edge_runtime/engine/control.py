@@ -3,7 +3,7 @@
     if (token_id := control.forced) is None:
         control.mask(logits)
         token_id = ...  # drawn
-    channel, text = control.take(token_id, data)
+    said = control.take(token_id, data)
 
 The grammar is of the answer alone: it begins behind the thought. Knows nothing of graphs or of the cache.
 """
@@ -20,7 +20,7 @@ from edge_runtime.engine.events import Channel, ThoughtEnd
 from edge_runtime.engine.grammar import Grammar
 from edge_runtime.engine.repetition import RepetitionDetector
 from edge_runtime.engine.request import GenerationOptions
-from edge_runtime.engine.transcript import Transcript
+from edge_runtime.engine.transcript import Said, Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +129,13 @@ class Control:
         """How many of the tokens of `draft` may come next."""
         return self._grammar.fits(draft) if self._is_guided and self._grammar is not None else len(draft)
 
-    def take(self, token_id: int, data: bytes, *, is_end: bool = False) -> tuple[Channel, str]:
+    def take(self, token_id: int, data: bytes, *, is_end: bool = False) -> Said:
         """Take the next token and its bytes; return the channel it belongs to and the text it completes, maybe none."""
         was = self.transcript.channel
-        channel, text = self.transcript.feed(token_id, data)
+        said = self.transcript.feed(token_id, data)
         if not is_end:
             self._follow(token_id, was, self.transcript.channel)
-        return channel, text
+        return said
 
     def _follow(self, token_id: int, was: Channel, now: Channel) -> None:
         self._repetition.feed(token_id)

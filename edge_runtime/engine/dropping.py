@@ -47,7 +47,7 @@ def drop(
         without.append(_without(message, num_leaving, number))
         num_leaving -= sum(not isinstance(part, TextPart) for part in message.content)
     if reasoning and number is not None and without and without[-1].role == "assistant" and not without[-1].dropped:
-        without[-1] = Message("assistant", without[-1].content, number)
+        without[-1] = replace(without[-1], dropped=number)
     return tuple(without)
 
 
@@ -62,7 +62,7 @@ def _without(message: Message, num_leaving: int, number: int | None) -> Message:
         elif number is not None:
             parts.append(part if part.dropped else _marked(part, number))
     is_same = len(parts) == len(message.content) and all(map(lambda a, b: a is b, parts, message.content))
-    return message if is_same else Message(message.role, parts, message.dropped)
+    return message if is_same else replace(message, content=tuple(parts))
 
 
 def _marked(part: ImagePart | VideoPart, number: int) -> Part:

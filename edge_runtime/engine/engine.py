@@ -35,7 +35,7 @@ from edge_runtime.engine.saving import Saving
 from edge_runtime.engine.scheduler import Plan, Scheduler
 from edge_runtime.engine.session import Sessions
 from edge_runtime.engine.settings import EngineSettings
-from edge_runtime.engine.transcript import Transcript
+from edge_runtime.engine.transcript import Offered, Transcript
 from edge_runtime.errors import BadParameter, Cancelled, EdgeError, InternalError
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.decoder import Logits
@@ -107,8 +107,10 @@ class Engine:
         with internal_unless_ours("preparing a prompt"):
             log = self._runner.prepare(request, cancel)
             max_tokens = self._scheduler.answer_length(log.num_prompt, log.image_tokens, request.options.max_tokens)
-            transcript = Transcript(self._runner.think_token_ids, log.starts_in_reasoning, request.options.stop)
-            grammar = self._runner.grammars.of(request.options)
+            call_ids, options = self._runner.tool_call_token_ids, request.options
+            tools = Offered.of(call_ids, options.offered_tools)
+            transcript = Transcript(self._runner.think_token_ids, log.starts_in_reasoning, options.stop, tools)
+            grammar = self._runner.grammars.of(options, call_ids)
             control = Control(transcript, request.options, grammar, self._runner.thought_tokens)
             self._scheduler.check_room()  # by now; what this supersedes is cancelled next
             # The pictures stay with `log` alone, which drops each as soon as it is encoded.
@@ -283,7 +285,7 @@ class Engine:
         """Forget `chat`, return its room in the cache, and say its last events. Does nothing the second time."""
         if self._chats.pop(chat.request.request_id, None) is not None:
             self._events += last_events
-            answer = next((event.text for event in last_events if isinstance(event, Finished)), None)
+            answer = next((event.message for event in last_events if isinstance(event, Finished)), None)
             if not self.sessions.end(chat.request, answer) and answer is not None:
                 self._events[-1] = Failed(chat.request.request_id, Cancelled(chat.cancel.reason))
             self._found.ended(chat)

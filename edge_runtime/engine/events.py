@@ -16,15 +16,18 @@ import msgspec
 
 from edge_runtime.actions.pixels import pixel
 from edge_runtime.errors import BadAction, BadParameter, EdgeError, SmallImageWarning
+from edge_runtime.model.tools import ToolCall
 
 if TYPE_CHECKING:
     from edge_runtime.actions import Action
+    from edge_runtime.model.conversation import Message
 
-Channel = Literal["answer", "reasoning"]
+Channel = Literal["answer", "reasoning", "tool_call"]
 ThoughtEnd = Literal["", "itself", "budget", "repetition"]
 """What ended a thought: the model itself, the request's budget, or that it only repeated itself; empty: nothing did."""
-FinishReason = Literal["stop", "length", "repetition"]
-"""stop: an end token or a stop string; length: max_tokens; repetition: the answer only repeated itself."""
+FinishReason = Literal["stop", "length", "repetition", "tool_calls"]
+"""stop: an end token or a stop string; length: max_tokens; repetition: the answer only repeated itself; tool_calls: as
+stop, and there is at least one call."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -107,6 +110,14 @@ class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", 
     request_id: str
 
 
+class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which call of an answer a delta belongs to; in its first one with the call's id and name."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+
+
 class Delta(_Event, frozen=True, tag="delta"):
     """New text, valid UTF-8, of one channel. `token_ids` are all tokens drawn since the last delta.
 
@@ -115,9 +126,11 @@ class Delta(_Event, frozen=True, tag="delta"):
 
     text: str
     channel: str = "answer"
-    """A `Channel`; a server newer than its client may have more of them."""
+    """A `Channel`; a server newer than its client may have more of them. Of "tool_call" the text is of arguments."""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
+    tool_call: ToolCallDelta | None = None
+    """In the channel "tool_call": which one. It counts once it is among those of `Finished`."""
 
 
 class Finished(_Event, frozen=True, tag="finished"):
@@ -138,6 +151,17 @@ class Finished(_Event, frozen=True, tag="finished"):
     """Whether the thought came to only repeating itself, token for token."""
     images: tuple[ImageShape, ...] = ()
     """Those of the whole chat, oldest first; frames of videos are none."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Those that are complete. What was to be a call and is none, malformed or cut off, is at its place in `text`."""
+    malformed_calls: tuple[str, ...] = ()
+    """What is wrong with each of those that are none."""
+
+    @property
+    def message(self) -> Message:
+        """The answer as a message of the history of the next question, tool calls and all."""
+        from edge_runtime.model.conversation import Message  # noqa: PLC0415 - as below
+
+        return Message("assistant", self.text, tool_calls=self.tool_calls, reasoning=self.reasoning)
 
     def to_pixels(self, point: Sequence[float], image: int = -1) -> tuple[int, int]:
         """The pixel (x, y) of an image of the chat, the last one by default, that a point of the answer is in.
@@ -164,7 +188,7 @@ class Finished(_Event, frozen=True, tag="finished"):
             raise BadAction(
                 f"the answer was cut off, and may say half an action: {self.text[-80:]!r}; raise max_tokens"
             )
-        said = known.parse(self.text)
+        said = known.parse("\n".join((self.text, *(call.spelled for call in self.tool_calls))))
         if all(action.divisor is None for action in said):
             return said
         shape = self._shape(image)

@@ -5,52 +5,51 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from edge_runtime.engine.session_state import SessionLimits
-from edge_runtime.engine.turns import message_bytes
+from edge_runtime.engine.session_state import Held, SessionLimits
+from edge_runtime.engine.turns import held_bytes
 from edge_runtime.errors import TooManySessions
-from edge_runtime.model.conversation import Message
 
 _WAYS = "close some, drop old images exactly, or send pictures as files and not as raw pixels"
 
 
 @dataclass(slots=True)
-class _Held:
-    message: Message
+class _Count:
+    held: Held
     """So that its id stays its own."""
     num_bytes: int
     count: int = 0
 
 
 class HeldBytes:
-    """The bytes of messages, those held several times counted once."""
+    """The bytes of messages and tools, those held several times counted once."""
 
     def __init__(self) -> None:
         self.num_bytes = 0
-        self._held: dict[int, _Held] = {}  # by the id of the message
+        self._held: dict[int, _Count] = {}  # by the id of what is held
 
-    def add(self, messages: Sequence[Message]) -> None:
+    def add(self, held: Sequence[Held]) -> None:
         """Somebody holds them."""
-        for message in messages:
-            if id(message) not in self._held:
-                self._held[id(message)] = _Held(message, message_bytes(message))
-                self.num_bytes += self._held[id(message)].num_bytes
-            self._held[id(message)].count += 1
+        for one in held:
+            if id(one) not in self._held:
+                self._held[id(one)] = _Count(one, held_bytes(one))
+                self.num_bytes += self._held[id(one)].num_bytes
+            self._held[id(one)].count += 1
 
-    def remove(self, messages: Sequence[Message]) -> None:
+    def remove(self, held: Sequence[Held]) -> None:
         """Somebody who held them does not any more."""
-        for message in messages:
-            held = self._held[id(message)]
-            held.count -= 1
-            if not held.count:
-                self.num_bytes -= self._held.pop(id(message)).num_bytes
+        for one in held:
+            known = self._held[id(one)]
+            known.count -= 1
+            if not known.count:
+                self.num_bytes -= self._held.pop(id(one)).num_bytes
 
-    def with_(self, messages: Sequence[Message]) -> int:
+    def with_(self, held: Sequence[Held]) -> int:
         """What the sum would be with these."""
-        return self.num_bytes + sum(message_bytes(message) for message in messages if id(message) not in self._held)
+        return self.num_bytes + sum(held_bytes(one) for one in held if id(one) not in self._held)
 
 
 class HeldByClients:
-    """The bytes of messages that the sessions of clients hold."""
+    """The bytes of messages and tools that the sessions of clients hold."""
 
     def __init__(self) -> None:
         self.all = HeldBytes()
@@ -61,10 +60,10 @@ class HeldByClients:
         """Those of one client's. Read-only."""
         return self._of.get(client, HeldBytes())
 
-    def check(self, client: Hashable, messages: Sequence[Message], limits: SessionLimits) -> None:
+    def check(self, client: Hashable, held: Sequence[Held], limits: SessionLimits) -> None:
         """Raise `TooManySessions` where a session of `client` that holds these, too, is too much; None may have all."""
-        self.check_room(self.all.with_(messages) - self.all.num_bytes, limits)
-        most, total = int(limits.max_bytes * limits.max_share), self.of(client).with_(messages)
+        self.check_room(self.all.with_(held) - self.all.num_bytes, limits)
+        most, total = int(limits.max_bytes * limits.max_share), self.of(client).with_(held)
         if client is not None and total > most:
             raise TooManySessions(
                 f"the sessions of this client would hold {total} bytes of text and pictures, and may {most}; {_WAYS}"
@@ -78,15 +77,15 @@ class HeldByClients:
                 f"all sessions would hold {total} bytes of text and pictures, and may {limits.max_bytes}; {_WAYS}"
             )
 
-    def add(self, client: Hashable, messages: Sequence[Message]) -> None:
+    def add(self, client: Hashable, held: Sequence[Held]) -> None:
         """A session of `client` holds them."""
-        self.all.add(messages)
-        self._of.setdefault(client, HeldBytes()).add(messages)
+        self.all.add(held)
+        self._of.setdefault(client, HeldBytes()).add(held)
 
-    def remove(self, client: Hashable, messages: Sequence[Message]) -> None:
+    def remove(self, client: Hashable, held: Sequence[Held]) -> None:
         """It does not any more."""
-        self.all.remove(messages)
+        self.all.remove(held)
         if client in self._of:
-            self._of[client].remove(messages)
+            self._of[client].remove(held)
             if not self._of[client].num_bytes:
                 del self._of[client]

@@ -124,6 +124,10 @@ class ModelRunner(Protocol):
         """Ids of `<think>` and `</think>`, or None where the model has none."""
 
     @property
+    def tool_call_token_ids(self) -> tuple[int, int] | None:
+        """Ids of `<tool_call>` and `</tool_call>`, or None where the model has none."""
+
+    @property
     def thought_tokens(self) -> ThoughtTokens | None:
         """How thoughts are ended, or None where the model has none."""
 

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 
 from edge_runtime.errors import BadParameter, RequestError
+from edge_runtime.model.tools import MAX_TOOLS, ToolDefinition, tool_of
 
 _RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 100.0),
@@ -34,9 +35,9 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 _WORDS: Mapping[str, tuple[str, ...]] = {"effort": ("none", "minimal", "low", "medium", "high")}
 """Strings that are one of a few, or empty."""
 MAX_SALT_LENGTH = 256
-_MAX_LENGTHS = {"cache_salt": MAX_SALT_LENGTH, "schema": 1 << 16, "regex": 1 << 12, "lark": 1 << 16}
+_MAX_LENGTHS = {"cache_salt": MAX_SALT_LENGTH, "schema": 1 << 16, "regex": 1 << 12, "lark": 1 << 16, "actions": 64}
 """Characters of a string."""
-_MAX_STRINGS = {"choice": 1024}
+_MAX_STRINGS = {"choice": 1024, "tools": MAX_TOOLS}
 """Of a list; 16 of any other."""
 _SHOWN = 80
 """Characters of a value that a refusal repeats."""
@@ -76,6 +77,8 @@ def _settled(name: str, value: Any, kind: Any, may_be_none: bool = False) -> Any
         if text and text not in _WORDS.get(name, (text,)):
             raise BadParameter(f"{name} is {shown(text)}; it must be one of {', '.join(_WORDS[name])}")
         return text
+    if kind is ToolDefinition:
+        return tool_of(value)
     if kind is bool:
         wanted, fits = "true, false or left out" if may_be_none else "true or false", isinstance(value, bool)
     elif kind in (int, float):

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from edge_runtime.engine.option_checks import kinds, schema_text, settle, type_of
 from edge_runtime.errors import BadParameter, BadPrompt
+from edge_runtime.model.tools import ToolDefinition, check_tools, choice_of
 
 if TYPE_CHECKING:
     from edge_runtime.model.conversation import Message  # the command line's help does without numpy
@@ -80,12 +81,19 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     regex: Annotated[str, Meta(description="The answer matches this regular expression, as a whole.")] = ""
     choice: Annotated[tuple[str, ...], Meta(description="The answer is one of these; may be repeated.")] = ()
     lark: Annotated[str, Meta(description="The answer is of this grammar, in llguidance's dialect of Lark.")] = ""
+    actions: Annotated[str, Meta(description="The answer is an action in this format, as pocket or ui_venus.")] = ""
+    """`edge_runtime.actions.names()` lists them; `answer.actions(name)` reads them."""
     thinking_budget: Annotated[
         int | None, Meta(description="Tokens that a thought may take; then it is closed, and the answer follows.")
     ] = None
     """Of `max_tokens`, which counts both."""
     effort: Annotated[str, Meta(description="The same in a word: none, minimal, low, medium or high.")] = ""
     """See `EFFORTS`."""
+    tools: Annotated[tuple[ToolDefinition, ...], Meta(description="What the model may call.")] = ()
+    """Dicts, also as OpenAI's interface has them, are taken for definitions."""
+    tool_choice: Annotated[str, Meta(description="auto, none, required, or name:NAME of the tool to call.")] = "auto"
+    """auto: the model chooses; none: it is not told of tools. The clients take a dict that names a function, too."""
+    parallel_tool_calls: Annotated[bool, Meta(description="Take several calls in one answer.")] = True
     speculation: Annotated[
         bool | None, Meta(description="Guess tokens from what was said before, and run several at a time; for speed.")
     ] = None
@@ -98,11 +106,19 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Raise `BadParameter` for a value of another type or outside its range; lists become tuples."""
         settle(self, GenerationOptions)
-        given = [name for name in ("schema", "regex", "choice", "lark") if getattr(self, name)]
+        given = [name for name in ("schema", "regex", "choice", "lark", "actions") if getattr(self, name)]
         if len(given) > 1:
             raise BadParameter(f"{' and '.join(given)} are given; an answer takes one of them")
         if self.effort and self.thinking_budget is not None:
             raise BadParameter("effort and thinking_budget are given; effort stands for a budget, so give one of them")
+        check_tools(self.tools, self.tool_choice)
+        if self.offered_tools and given not in ([], ["schema"]):
+            raise BadParameter(f"{given[0]} and tools are given; with tools an answer in words may only have a schema")
+
+    @property
+    def offered_tools(self) -> tuple[ToolDefinition, ...]:
+        """Those that the model is told of."""
+        return () if self.tool_choice == "none" else self.tools
 
     @property
     def most_thoughts(self) -> int | None:
@@ -143,8 +159,9 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
             values |= {} if base is None else msgspec.structs.asdict(base)
         lists = [name for name, (kind, _) in kinds(cls).items() if get_origin(kind) is tuple] if wraps else ()
         rest |= {name: (rest[name],) for name in lists if isinstance(rest.get(name), str)}
-        if "schema" in rest:
-            rest["schema"] = schema_text(rest["schema"])
+        for name, convert in (("schema", schema_text), ("tool_choice", choice_of)):
+            if name in rest:
+                rest[name] = convert(rest[name])
         return cls(**values | rest)
 
 

@@ -73,7 +73,8 @@ class Saving:
     def past(self, state: SavedState) -> TokenLog | None:
         """The log of a session, as a next request would have it; None if none could be answered."""
         try:
-            request = GenerationRequest("session", (*state.messages, _NEXT), cache_salt=state.salt)
+            said = (*state.messages, _NEXT)
+            request = GenerationRequest("session", said, cache_salt=state.salt, tools=state.tools)
             return self._runner.prepare(request, CancelToken())
         except EdgeError as error:
             _log.info("what was computed of a session is not saved or restored: %s", error)

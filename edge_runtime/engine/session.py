@@ -19,11 +19,12 @@ import msgspec
 from edge_runtime.engine.held_bytes import HeldByClients
 from edge_runtime.engine.picture_cache import PartDigests
 from edge_runtime.engine.request import GenerationOptions, GenerationRequest
-from edge_runtime.engine.session_state import Asked, SavedState, Session, SessionLimits, SessionState
-from edge_runtime.engine.turns import asked_in, before, message_bytes, owned, turn_starts, without_unchanged
+from edge_runtime.engine.session_state import Asked, Held, SavedState, Session, SessionLimits, SessionState
+from edge_runtime.engine.turns import asked_in, before, held_bytes, owned, turn_starts, without_unchanged
 from edge_runtime.errors import BadParameter, InternalError, SessionBusy, TooManySessions, UnknownSession
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message
+from edge_runtime.model.tools import ToolDefinition
 
 _T = TypeVar("_T")
 
@@ -75,9 +76,8 @@ class Sessions:
                 raise InternalError(f"there is a session {session_id!r:.80} already")
             session = Session(session_id, client, saved.cache_salt, saved.key_salt, self._now() - saved.idle_s)
             kept = tuple(owned(message) for message in saved.messages)
-            self._check_bytes(kept, session)
-            self._held.add(session.client, kept)
-            session.messages = kept
+            self._check_bytes((*kept, *saved.tools), session)
+            self._settle(session, kept, saved.tools)
             self._sessions[session.session_id] = session
             return self._state(session)
 
@@ -87,7 +87,7 @@ class Sessions:
         """A new session with the same past, up to and without `turn`. Raises as `state` and `open`."""
         with self._lock:
             session = self._find(session_id, cache_salt)
-            past = SavedState(before(session.messages, turn), cache_salt, session.key_salt)
+            past = SavedState(before(session.messages, turn), cache_salt, session.key_salt, tools=session.tools)
             return self.reopen(past, client=client)
 
     def saved(self, session_id: str, cache_salt: str = "") -> SavedState:
@@ -96,7 +96,8 @@ class Sessions:
             idle_s = 0.0 if session_id not in self._sessions else self._now() - self._sessions[session_id].used_s
             session = self._find(session_id, cache_salt)
             self._refuse_busy(session)
-            return SavedState(session.messages, session.cache_salt, session.key_salt, session_id, idle_s)
+            salts = session.cache_salt, session.key_salt
+            return SavedState(session.messages, *salts, session_id, idle_s, session.tools)
 
     def idle(self) -> list[tuple[str, str]]:
         """Name and salt of each that is answering nothing, the one used last first."""
@@ -125,7 +126,7 @@ class Sessions:
             self._refuse_busy(session)
             changed = tuple(map(owned, change(session.messages)))
             self._check_bytes(changed, session)
-            self._settle(session, changed)
+            self._settle(session, changed, session.tools)
             return self._state(session)
 
     def close(self, session_id: str, cache_salt: str = "") -> None:
@@ -168,9 +169,11 @@ class Sessions:
             if place.skip_unchanged:
                 new, num_unchanged = without_unchanged(before(session.messages, place.turn), new, self._digests)
             messages = asked_in(session.messages, place.turn, tuple(map(owned, new)))
-            self._check_bytes(messages, session)
-            asked = Asked(session, session.messages, messages, cancel)
-            self._held.add(session.client, messages)
+            tools = request.options.offered_tools
+            tools = session.tools if tools == session.tools else tools  # held once
+            asked = Asked(session, session.messages, messages, tools, cancel)
+            self._check_bytes(asked.holds, session)
+            self._held.add(session.client, asked.holds)
             self._asked[request.request_id] = asked
             if not self._is_busy(session):
                 session.answering = asked
@@ -208,7 +211,7 @@ class Sessions:
             self.end(request, None)
             raise
 
-    def end(self, request: GenerationRequest, answer: str | None) -> bool:
+    def end(self, request: GenerationRequest, answer: Message | None) -> bool:
         """It has ended: with `answer` its session has gone on, without it stays as it was.
 
         Returns False where the session has gone on without it, or is gone: then it has no answer.
@@ -220,13 +223,13 @@ class Sessions:
             if asked is None:
                 return False
             session = asked.session
-            self._held.remove(session.client, asked.messages)
+            self._held.remove(session.client, asked.holds)
             session.used_s = self._now()
             if session.answering is not asked:
                 return False
             session.answering = None
             if answer is not None:
-                self._settle(session, (*asked.messages, Message("assistant", answer)))
+                self._settle(session, (*asked.messages, answer), asked.tools)
             return True
 
     # ---- under the lock --------------------------------------------------------------------------------------
@@ -251,9 +254,9 @@ class Sessions:
     def _is_busy(self, session: Session) -> bool:
         return session.answering is not None and not session.answering.cancel.cancelled
 
-    def _check_bytes(self, messages: Sequence[Message], session: Session) -> None:
+    def _check_bytes(self, held: Sequence[Held], session: Session) -> None:
         self._forget_old()
-        self._held.check(session.client, messages, self.limits)
+        self._held.check(session.client, held, self.limits)
 
     def check_room(self, num_bytes: int) -> None:
         """Raise `TooManySessions` where so much text and so many pictures more are too much."""
@@ -261,17 +264,18 @@ class Sessions:
             self._forget_old()
             self._held.check_room(num_bytes, self.limits)
 
-    def _settle(self, session: Session, messages: tuple[Message, ...]) -> None:
-        self._held.add(session.client, messages)
-        self._held.remove(session.client, session.messages)
-        session.messages = messages
+    def _settle(self, session: Session, messages: tuple[Message, ...], tools: tuple[ToolDefinition, ...]) -> None:
+        held = session.holds
+        session.messages, session.tools = messages, tools
+        self._held.add(session.client, session.holds)
+        self._held.remove(session.client, held)
 
     def _forget(self, session: Session) -> None:
         for request_id in [name for name, asked in self._asked.items() if asked.session is session]:
             asked = self._asked.pop(request_id)
             asked.cancel.cancel("the session of the request was closed")
-            self._held.remove(session.client, asked.messages)
-        self._held.remove(session.client, session.messages)
+            self._held.remove(session.client, asked.holds)
+        self._held.remove(session.client, session.holds)
         del self._sessions[session.session_id]
 
     def _forget_old(self) -> None:
@@ -286,7 +290,7 @@ class Sessions:
             session_id=session.session_id,
             num_turns=len(turn_starts(session.messages)),
             num_messages=len(session.messages),
-            num_bytes=sum(map(message_bytes, session.messages)),
+            num_bytes=sum(map(held_bytes, session.holds)),
             timeout_s=self.limits.timeout_s,
             is_busy=session.answering is not None,
         )

@@ -84,6 +84,7 @@ class SessionFiles:
                 key_salt=state.key_salt,
                 idle_s=state.idle_s,
                 messages=messages,
+                tools=state.tools,
                 pictures=pictures,
                 answers=None if log is None else self._answers(log),
                 log=None if log is None else self._write_blocks(log, writer),

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from edge_runtime.engine.option_checks import MAX_SALT_LENGTH
 from edge_runtime.engine.session_file import Piece
 from edge_runtime.engine.session_state import SavedState
-from edge_runtime.errors import SessionFileError
+from edge_runtime.errors import BadParameter, BadPrompt, SessionFileError
 from edge_runtime.model.conversation import ImagePart, Message, Part, Picture, PictureDigest, Role, TextPart, VideoPart
 from edge_runtime.model.fingerprint import Fingerprint
+from edge_runtime.model.tools import ToolCall, ToolDefinition
 
 _Index = Annotated[int, msgspec.Meta(ge=0)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -53,6 +54,9 @@ class MessageRecord(msgspec.Struct, frozen=True):
     role: Role
     parts: tuple[PartRecord, ...]
     dropped: _Index = 0
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    reasoning: str = ""
 
 
 class MediaRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -97,6 +101,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     key_salt: _Salt | None
     idle_s: float
     messages: tuple[MessageRecord, ...]
+    tools: tuple[ToolDefinition, ...] = ()
     pictures: tuple[PictureRecord, ...]
     answers: AnswersRecord | None
     log: LogRecord | None
@@ -114,7 +119,7 @@ def decode_header(data: bytes, name: str) -> Header:
     """The header of the file `name`. Raises `SessionFileError`."""
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadParameter) as error:
         raise SessionFileError(f"the header of {name} is none: {error}; save the session again") from error
 
 
@@ -157,7 +162,15 @@ def message_records(
         return PartRecord(None, frames, part.timestamps_s, is_video=True, dropped=part.dropped)
 
     records = tuple(
-        MessageRecord(message.role, tuple(map(record, message.content)), message.dropped) for message in messages
+        MessageRecord(
+            said.role,
+            tuple(map(record, said.content)),
+            said.dropped,
+            said.tool_calls,
+            said.tool_call_id,
+            said.reasoning,
+        )
+        for said in messages
     )
     return records, tuple(pictures)
 
@@ -167,9 +180,21 @@ def messages_of(header: Header, read: Callable[[Piece], bytes]) -> tuple[Message
     if len(header.messages) + sum(len(message.parts) for message in header.messages) > _MAX_PARTS:
         raise SessionFileError(f"the saved session has more than {_MAX_PARTS} messages and parts; drop turns")
     pictures = [_picture(record, read(record.piece)) for record in header.pictures]
-    return tuple(
-        Message(message.role, [_part(record, pictures) for record in message.parts], message.dropped)
-        for message in header.messages
+    try:
+        return tuple(_message(record, pictures) for record in header.messages)
+    except BadPrompt as error:
+        raise SessionFileError(f"the saved session has a message that is none: {error}; save it again") from error
+
+
+def _message(record: MessageRecord, pictures: Sequence[Picture]) -> Message:
+    parts = [_part(part, pictures) for part in record.parts]
+    return Message(
+        record.role,
+        parts,
+        record.dropped,
+        tool_calls=record.tool_calls,
+        tool_call_id=record.tool_call_id,
+        reasoning=record.reasoning,
     )
 
 
@@ -198,4 +223,4 @@ def _part(record: PartRecord, pictures: Sequence[Picture]) -> Part:
 
 def state_of(header: Header, messages: tuple[Message, ...]) -> SavedState:
     """The session as it was saved."""
-    return SavedState(messages, header.cache_salt, header.key_salt, header.session_id, header.idle_s)
+    return SavedState(messages, header.cache_salt, header.key_salt, header.session_id, header.idle_s, header.tools)

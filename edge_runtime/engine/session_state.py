@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from edge_runtime.model.cancellation import CancelToken
 from edge_runtime.model.conversation import Message
+from edge_runtime.model.tools import ToolDefinition
+
+Held = Message | ToolDefinition
+"""What a session holds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -22,8 +26,15 @@ class Session:
     used_s: float
     messages: tuple[Message, ...] = ()
     """Questions and answers so far."""
+    tools: tuple[ToolDefinition, ...] = ()
+    """What its last request offered: what is computed of it begins with them."""
     answering: Asked | None = None
     """The request whose answer will be part of it."""
+
+    @property
+    def holds(self) -> tuple[Held, ...]:
+        """All that takes memory."""
+        return (*self.messages, *self.tools)
 
 
 @dataclass(slots=True, eq=False)
@@ -35,8 +46,15 @@ class Asked:
     """The messages of the session when it began, and"""
     messages: tuple[Message, ...]
     """all that is said in it, and"""
+    tools: tuple[ToolDefinition, ...]
+    """what it offers, and"""
     cancel: CancelToken
     """how it is stopped."""
+
+    @property
+    def holds(self) -> tuple[Held, ...]:
+        """All that takes memory."""
+        return (*self.messages, *self.tools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +96,8 @@ class SavedState:
     """None: a new one."""
     idle_s: float = 0.0
     """For how long nobody has used it."""
+    tools: tuple[ToolDefinition, ...] = ()
+    """As `Session.tools`."""
 
     @property
     def salt(self) -> str:

@@ -16,44 +16,49 @@ Each tool's schema is a grammar of its own: what its `$ref`s refer to stays wher
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from edge_runtime.model.tools import ToolDefinition, chosen_name
 
-_SPELLING = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "coerce_one_of": True,
-}
+_SPELLING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As `tojson` spells JSON, and with it the templates that models learn from."""
 
 
 def tools_grammar(
-    tools: Sequence[ToolDefinition], tool_choice: str, *, parallel: bool, call_ids: tuple[int, int]
+    tools: Sequence[ToolDefinition],
+    tool_choice: str,
+    *,
+    parallel: bool,
+    call_ids: tuple[int, int],
+    schema: str = "",
 ) -> str:
     """The Lark text of all answers that may be given with `tools`, of which there is at least one.
 
     `call_ids`: the tokens around a call; `parallel`: whether there may be several. `tool_choice` is "auto", "required"
-    or "name:NAME"; with "none" there is nothing to constrain.
+    or "name:NAME"; with "none" there is nothing to constrain. `schema`: an answer without calls is JSON of this schema,
+    and there are no words before calls.
     """
     name = chosen_name(tool_choice)
     callable_tools = [tool for tool in tools if name in (None, tool.name)]
     assert callable_tools and tool_choice != "none"
     calls = r'call ("\n" call)*' if parallel else "call"
+    may_answer = tool_choice == "auto"
+    answers = f"answer | {calls}" if schema else f"TEXT | TEXT {calls}"
     rules = [
-        f"start: TEXT | TEXT {calls}" if tool_choice == "auto" else f"start: {calls}",
+        f"start: {answers if may_answer else calls}",
         "call: " + " | ".join(f"call_{number}" for number in range(len(callable_tools))),
     ]
     for number, tool in enumerate(callable_tools):
         opening = json.dumps(f'\n{{"name": "{tool.name}", "arguments": ')
         rules.append(f'call_{number}: <[{call_ids[0]}]> {opening} arguments_{number} "}}\\n" <[{call_ids[1]}]>')
-        rules.append(f"arguments_{number}: %json {_arguments_schema(tool)}")
-    if tool_choice == "auto":
-        rules.append(r"TEXT: /(.|\n)*/")
+        rules.append(f"arguments_{number}: %json {_schema({'type': 'object', **tool.schema})}")
+    if may_answer:
+        rules.append(f"answer: %json {_schema(json.loads(schema))}" if schema else r"TEXT: /(.|\n)*/")
     return "\n".join(rules) + "\n"
 
 
-def _arguments_schema(tool: ToolDefinition) -> str:
-    """An object, whatever the definition leaves open."""
-    return json.dumps({"type": "object", **tool.schema, "x-guidance": _SPELLING}, ensure_ascii=False)
+def _schema(schema: Mapping[str, Any] | bool) -> str:
+    if isinstance(schema, bool):
+        schema = {} if schema else {"not": {}}
+    return json.dumps({**schema, "x-guidance": _SPELLING}, ensure_ascii=False)

@@ -19,30 +19,42 @@ from edge_runtime.model.conversation import (
     VideoPart,
     frames_of,
 )
+from edge_runtime.model.tools import ToolDefinition
 
 _MESSAGE_BYTES, _TEXT_BYTES, _PICTURE_BYTES = 512, 192, 1024
 """What a message, a text and a picture take beside what they say and show, roughly."""
 
 
 def turn_starts(messages: Sequence[Message]) -> list[int]:
-    """Where each turn begins: behind the system's words, and behind every answer."""
+    """Where each turn begins: behind the system's words, and behind every answer.
+
+    What a tool says begins none: with the answer that called it, and the next one, it belongs to the turn's question.
+    """
     starts: list[int] = []
     for index, message in enumerate(messages):
         follows = index == 0 or messages[index - 1].role in ("system", "assistant")
-        if message.role != "system" and (follows or not starts):
+        if message.role not in ("system", "tool") and (follows or not starts):
             starts.append(index)
     return starts
 
 
-def message_bytes(message: Message) -> int:
-    """What a message holds."""
-    return _MESSAGE_BYTES + sum(_part_bytes(part) for part in message.content)
+def held_bytes(one: Message | ToolDefinition) -> int:
+    """What a message, or a definition, holds."""
+    if isinstance(one, ToolDefinition):
+        return sum(map(_text_bytes, (one.name, one.description, one.parameters)))
+    texts = [text for call in one.tool_calls for text in (call.id, call.name, call.arguments)]
+    texts += [one.reasoning] if one.reasoning else []
+    return _MESSAGE_BYTES + sum(map(_text_bytes, texts)) + sum(map(_part_bytes, one.content))
+
+
+def _text_bytes(text: str) -> int:
+    width = 1 if text.isascii() else 2 if max(text) <= "\uffff" else 4  # as Python stores it
+    return _TEXT_BYTES + width * len(text)
 
 
 def _part_bytes(part: Part) -> int:
     if isinstance(part, TextPart):
-        width = 1 if part.text.isascii() else 2 if max(part.text) <= "\uffff" else 4  # as Python stores it
-        return _TEXT_BYTES + width * len(part.text)
+        return _text_bytes(part.text)
     return sum(_PICTURE_BYTES + _frame_bytes(frame) for frame in _frames(part))
 
 
@@ -63,7 +75,7 @@ def owned(message: Message) -> Message:
         raise PicturesNeeded.of(digests)  # a session keeps its pictures: what was computed of them may go
     if all(map(is_fixed, frames)):
         return message
-    return Message(message.role, tuple(map(_own_part, message.content)), message.dropped)
+    return replace(message, content=tuple(map(_own_part, message.content)))
 
 
 def _frames(part: Part) -> tuple[Picture, ...]:
@@ -106,7 +118,7 @@ def without_unchanged(
         says_something = any(not isinstance(part, TextPart) or part.text.strip() for part in parts)
         num_left_out = len(message.content) - len(parts) if says_something else 0
         num_unchanged += num_left_out
-        without.append(Message(message.role, parts, message.dropped) if num_left_out else message)
+        without.append(replace(message, content=tuple(parts)) if num_left_out else message)
     return tuple(without), num_unchanged
 
 
@@ -136,7 +148,10 @@ def _start_of(messages: tuple[Message, ...], turn: int) -> int:
 
 
 def asked_in(messages: tuple[Message, ...], turn: int | None, new: tuple[Message, ...]) -> tuple[Message, ...]:
-    """What a request says in all: the past, and `new` behind it, or in place of a turn and what follows it."""
+    """What a request says in all: the past, and `new` behind it, or in place of a turn and what follows it.
+
+    Without `new` a turn's question is answered anew, without the calls that were made for it.
+    """
     if new:
         return (*before(messages, turn), *new)
     start = _start_of(messages, -1 if turn is None else turn)

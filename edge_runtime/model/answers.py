@@ -39,15 +39,15 @@ class DrawnAnswers:
         self._end_ids = np.array(sorted(end_ids), dtype=np.int64)
         self._answers: LatestDrawn[NDArray[np.int64]] = LatestDrawn(MAX_ANSWERS, MAX_TOKENS)
         self._thoughts = DrawnThoughts(tokenizer, end_ids, think_ids)
-        self._calls = DrawnCalls(tokenizer, call_ids)
+        self._calls = DrawnCalls(tokenizer, call_ids, think_ids)
 
     def note(self, prompt_ids: NDArray[np.int64], output_ids: tuple[int, ...], salt: bytes = b"") -> None:
         """Remember that `output_ids` were drawn after `prompt_ids`, in which an image is one token.
 
         They are found with an equal `salt`: 16 bytes, or none.
         Not with control tokens in it: what comes back as text never becomes structure (decision 50). Those around tool
-        calls may be: they come back as structure (decision 73). A thought before it is remembered apart, for
-        `as_drawn`.
+        calls may be, and with them the end of a thought: they come back as structure (decision 73). A thought before
+        an answer without calls is remembered apart, for `as_drawn`.
         """
         drawn = np.array(output_ids, dtype=np.int64)
         if len(drawn) and drawn[-1] in self._end_ids:

@@ -3,8 +3,8 @@
 A template makes one string of what it writes itself and of what was said, and the tokenizer cannot tell them apart. So
 every control token spelled in a message is written in other characters before the template sees it (`shield`), of the
 same number and strange to every template; the tokenizer is told how to read them, and reads them as text. Messages that
-spell none, nearly all, are not touched. The strings inside definitions of tools and calls of them, which a template
-prints as JSON, are treated alike. Knows nothing of templates.
+spell none, nearly all, are not touched. Thoughts are treated alike, and the strings inside definitions of tools and
+calls of them, which a template prints as JSON. Knows nothing of templates.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class ControlTokens:
         Raises `BadPrompt` for text that holds all of Unicode's private characters as well.
         """
         found = [list(self._spans(message)) for message in messages]
-        in_json = [text for message in messages for call in message.tool_calls for text in strings_in(call.value())]
-        in_json += [text for tool in tools for text in (tool.description, *strings_in(tool.schema))]
-        spells_json = any(self._spells(text) for text in in_json)
-        if not any(found) and not spells_json:
+        beside = [text for message in messages for text in _beside_content(message)]
+        beside += [text for tool in tools for text in (tool.description, *strings_in(tool.schema))]
+        spells_beside = any(self._spells(text) for text in beside)
+        if not any(found) and not spells_beside:
             return Shielded(messages, {}, tools)
         texts = [part.text for message in messages for part in message.content if isinstance(part, TextPart)]
-        shield_of = self._unused_characters([*texts, *in_json])
+        shield_of = self._unused_characters([*texts, *beside])
 
         def shielded(text: str) -> str:
             spans = [(0, start, stop) for start, stop in self._all.find(text)]
@@ -66,8 +66,8 @@ class ControlTokens:
             replace(message, content=_respelled(message.content, spans, shield_of)) if spans else message
             for message, spans in zip(messages, found, strict=True)
         ]
-        if spells_json:
-            respelled = [_with_calls(message, shielded) for message in respelled]
+        if spells_beside:
+            respelled = [_changed_beside(message, shielded) for message in respelled]
             tools = [tool.mapped(shielded) for tool in tools]
         return Shielded(respelled, {ord(shield): char for char, shield in shield_of.items()}, tools)
 
@@ -173,5 +173,13 @@ def _respelled_text(text: str, spans: Iterable[tuple[int, int, int]], shield_of:
     return "".join([*pieces, text[done:]])
 
 
-def _with_calls(message: Message, change: Callable[[str], str]) -> Message:
-    return replace(message, tool_calls=tuple(call.mapped(change) for call in message.tool_calls))
+def _beside_content(message: Message) -> Iterator[str]:
+    """What a message says beside its content."""
+    yield message.reasoning
+    for call in message.tool_calls:
+        yield from strings_in(call.value())
+
+
+def _changed_beside(message: Message, change: Callable[[str], str]) -> Message:
+    calls = tuple(call.mapped(change) for call in message.tool_calls)
+    return replace(message, reasoning=change(message.reasoning), tool_calls=calls)

@@ -92,6 +92,8 @@ class Message:
     """Of an answer: what it calls, after what it says."""
     tool_call_id: str
     """Of a tool's message: the call that it answers; empty: the next one that is not answered."""
+    reasoning: str
+    """Of an answer: the thought before it. The chat template says whether the model is told of it again."""
 
     def __init__(
         self,
@@ -101,12 +103,15 @@ class Message:
         *,
         tool_calls: Iterable[ToolCall] = (),
         tool_call_id: str = "",
+        reasoning: str = "",
     ) -> None:
         """A string stands for a `TextPart`, one part for a sequence of one. Raises `BadPrompt` for anything else.
 
-        Only an answer may have `tool_calls`, and then its content may be None.
+        Only an answer may have `tool_calls`, and then its content may be None, or `reasoning`.
         """
         calls = _calls(role, tool_calls, tool_call_id)
+        if not isinstance(reasoning, str) or (reasoning and role != "assistant"):
+            raise BadPrompt(f"reasoning is {reasoning!r:.80}; wanted a string, in a message of the role 'assistant'")
         if content is None and calls:
             content = ()
         parts = [content] if isinstance(content, (str, TextPart, ImagePart, VideoPart)) else content
@@ -117,6 +122,7 @@ class Message:
         object.__setattr__(self, "content", tuple(_part(part, number) for number, part in enumerate(parts, 1)))
         object.__setattr__(self, "tool_calls", calls)
         object.__setattr__(self, "tool_call_id", tool_call_id)
+        object.__setattr__(self, "reasoning", reasoning)
 
 
 def _calls(role: Role, tool_calls: Iterable[ToolCall], tool_call_id: str) -> tuple[ToolCall, ...]:

@@ -23,7 +23,7 @@ from edge_runtime.model.manifest import SpecialTokens
 from edge_runtime.model.template import ChatTemplate
 from edge_runtime.model.thoughts import DroppedThought
 from edge_runtime.model.tokenizer import Tokenizer
-from edge_runtime.model.tools import ToolDefinition
+from edge_runtime.model.tools import CALL_END, CALL_START, ToolDefinition
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +66,7 @@ class PromptBuilder:
         self._controls = ControlTokens(tokenizer.added_tokens)
         start, end = special.think_start, special.think_end
         think_ids = None if start is None or end is None else (start, end)
-        self.tool_call_ids = tokenizer.pair_of_added("<tool_call>", "</tool_call>")
+        self.tool_call_ids = tokenizer.pair_of_added(CALL_START, CALL_END)
         """Tokens around a call, or None where the model has none."""
         self.answers = DrawnAnswers(tokenizer, special.eos, think_ids, self.tool_call_ids)
         """Those in a history are tokenized as they were drawn."""
@@ -131,7 +131,7 @@ class PromptBuilder:
     def _refuse_tools(self, tools: Sequence[ToolDefinition]) -> None:
         if tools and self.tool_call_ids is None:
             raise BadPrompt(
-                "this model's tokenizer has no tokens for tool calls, <tool_call> and </tool_call>: it was not trained "
+                f"this model's tokenizer has no tokens for tool calls, {CALL_START} and {CALL_END}: it was not trained "
                 "for them; leave tools out"
             )
 

@@ -118,15 +118,16 @@ class ChatTemplate:
             raise BadPrompt(f"the chat template refuses these messages: {error}") from error
 
     def _as_dict(self, message: Message) -> dict[str, Any]:
-        """As `ContentFormats.as_dict`, with what is of tools."""
+        """As `ContentFormats.as_dict`, with what is of tools, and of thoughts."""
         if message.role == "tool":
             return {**self._tool_message(message), "tool_call_id": message.tool_call_id}
+        thought = {"reasoning_content": message.reasoning} if message.reasoning else {}
         if not message.tool_calls:
-            return self.formats.as_dict(message)
+            return {**self.formats.as_dict(message), **thought}
         # Content that says nothing must be empty: templates put a line break between content and a call.
         said = [part for part in message.content if not isinstance(part, TextPart) or part.text]
         calls = [call.as_dict() for call in message.tool_calls]
-        return {**self.formats.as_dict(replace(message, content=tuple(said))), "tool_calls": calls}
+        return {**self.formats.as_dict(replace(message, content=tuple(said))), **thought, "tool_calls": calls}
 
     def _tool_message(self, message: Message) -> dict[str, Any]:
         parts = [_part_as_dict(part) for part in message.content]
@@ -235,7 +236,7 @@ def _size(said: Message | ToolDefinition) -> int:
     if isinstance(said, ToolDefinition):
         return len(said.name) + len(said.description) + len(said.parameters)
     calls = sum(len(call.name) + len(call.arguments) for call in said.tool_calls)
-    return calls + sum(len(part.text) for part in said.content if isinstance(part, TextPart))
+    return calls + len(said.reasoning) + sum(len(part.text) for part in said.content if isinstance(part, TextPart))
 
 
 def _part_as_dict(part: Part) -> dict[str, str]:

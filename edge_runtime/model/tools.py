@@ -15,6 +15,8 @@ import msgspec
 
 from edge_runtime.errors import BadParameter
 
+CALL_START, CALL_END = "<tool_call>", "</tool_call>"
+"""The tokens that Qwen's models put around a call."""
 MAX_TOOLS = 128
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_NESTING = 64
@@ -83,6 +85,11 @@ class ToolCall(msgspec.Struct, frozen=True):
     def as_dict(self) -> dict[str, Any]:
         """As templates take it: arguments as what their JSON says, or as text where that is none."""
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.value()}}
+
+    @property
+    def spelled(self) -> str:
+        """As models write it."""
+        return f'{CALL_START}\n{{"name": "{self.name}", "arguments": {self.arguments}}}\n{CALL_END}'
 
     def mapped(self, change: Callable[[str], str]) -> ToolCall:
         """With every string of its arguments changed, keys among them."""
@@ -168,17 +175,18 @@ def tool_of(value: object) -> ToolDefinition:
     return ToolDefinition(
         value.get("name", ""),
         value.get("description") or "",
-        NO_PARAMETERS if parameters is None else _text(parameters),
+        NO_PARAMETERS if parameters is None else json_text(parameters, "the parameters of a tool"),
     )
 
 
-def _text(parameters: object) -> str:
-    if isinstance(parameters, str):
-        return parameters
+def json_text(value: object, what: str) -> str:
+    """JSON as text; a string is taken to be that already. Raises `BadParameter` for `what` cannot be said so."""
+    if isinstance(value, str):
+        return value
     try:
-        return _dumped(parameters)
+        return _dumped(value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadParameter(f"the parameters of a tool are not JSON: {error}") from error
+        raise BadParameter(f"{what} cannot be written as JSON: {error}") from error
 
 
 def choice_of(value: object) -> object:

@@ -14,14 +14,16 @@ from typing import Any, TypeVar
 from edge_runtime.engine.option_checks import plain_text, shown, type_of
 from edge_runtime.errors import BadImage, BadParameter, BadPrompt, RequestError
 from edge_runtime.model.conversation import ImagePart, Message, Part, Role, TextPart, VideoPart
+from edge_runtime.model.tools import ToolCall, json_text
 from edge_runtime.serving.images import picture
 
-ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 Chat = str | Message | Mapping[str, Any] | Iterable[str | Message | Mapping[str, Any]]
 """What the clients take for messages. A string is a message of the user's."""
 
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
+_REASONING = ("reasoning_content", "reasoning")
 _MAX_PIXELS = 2**31 - 1
 """As much as the wire takes."""
 _MAX_SECONDS = 1e9
@@ -62,7 +64,9 @@ def _message(said: object) -> Message:
         kind = "text" if isinstance(part, TextPart) else "image" if isinstance(part, ImagePart) else "video"
         counts[kind] += 1
         parts.append(_at(f"{kind} {counts[kind]}", _ready, part))
-    return Message(said.role, tuple(parts))
+    plain_text(said.reasoning, "its reasoning", BadPrompt)
+    plain_text(said.tool_call_id, "its tool_call_id", BadPrompt)
+    return replace(said, content=tuple(parts))
 
 
 def _ready(part: Part) -> Part:
@@ -100,15 +104,55 @@ def _check_pixels(name: str, value: Any) -> None:
 
 
 def _message_of_dict(said: Mapping[str, Any]) -> Message:
-    _check_keys(said, ("role", "content"))
-    if "role" not in said or "content" not in said:
+    _check_keys(said, ("role", "content", "tool_calls", "tool_call_id", *_REASONING))
+    calls = _tool_calls(said.get("tool_calls"))
+    if "role" not in said or ("content" not in said and not calls):
         raise BadPrompt(f"it has the keys {', '.join(map(str, said)) or 'none'}; wanted role and content")
-    content = said["content"]
+    content = said.get("content")
     if isinstance(content, (list, tuple)):
         content = [_at(f"part {number}", _part, part) for number, part in enumerate(content, 1)]
     elif isinstance(content, Mapping):
         content = [_at("part 1", _part, content)]
-    return Message(said["role"], content)
+    answered = said.get("tool_call_id")
+    thought = next((said[name] for name in _REASONING if said.get(name) is not None), "")
+    return Message(
+        said["role"],
+        content,
+        tool_calls=calls,
+        tool_call_id="" if answered is None else answered,
+        reasoning=thought,
+    )
+
+
+def _tool_calls(calls: object) -> list[ToolCall]:
+    if calls is None:
+        return []
+    if not _is_list(calls):
+        raise BadPrompt(f"its tool_calls are {type_of(calls)}; wanted a list")
+    return [_at(f"tool call {number}", _tool_call, call) for number, call in enumerate(calls, 1)]  # type: ignore[arg-type, var-annotated]
+
+
+def _tool_call(call: object) -> ToolCall:
+    """A `ToolCall`, or `{"id": ..., "type": "function", "function": {"name": ..., "arguments": ...}}`.
+
+    Arguments may be what their JSON says, too.
+    """
+    if isinstance(call, ToolCall):
+        return call
+    if not isinstance(call, Mapping):
+        raise BadPrompt(f"it is {type_of(call)}; wanted a ToolCall, or a dict with id and function")
+    _check_keys(call, ("id", "type", "function", "name", "arguments", "index"))
+    function = call.get("function", call)
+    if call.get("type", "function") != "function" or not isinstance(function, Mapping):
+        raise BadPrompt(f"its type is {call.get('type')!r:.80}; only functions can be called")
+    _check_keys(function, ("id", "type", "name", "arguments", "index"))
+    arguments = function.get("arguments")
+    call_id = call.get("id")
+    return ToolCall(
+        "" if call_id is None else call_id,
+        function.get("name", ""),
+        json_text({} if arguments is None else arguments, "the arguments"),
+    )
 
 
 def _part(part: object) -> object:

@@ -51,7 +51,9 @@ def messages_from_wire(messages: Sequence[wire.ChatMessage], frames: Sequence[me
 def _message_from_wire(message: wire.ChatMessage, pictures: _Pictures) -> Message:
     if message.role not in ROLES:
         raise errors.BadPrompt(f"role {message.role!r} is unknown; wanted one of {', '.join(ROLES)}")
-    return Message(message.role, tuple(_part_from_wire(part, pictures) for part in message.content))
+    parts = tuple(_part_from_wire(part, pictures) for part in message.content)
+    calls, answered = message.tool_calls, message.tool_call_id
+    return Message(message.role, parts, tool_calls=calls, tool_call_id=answered, reasoning=message.reasoning)
 
 
 def _part_from_wire(part: wire.Text | wire.Image | wire.Video, pictures: _Pictures) -> Part:
@@ -156,7 +158,13 @@ def request_to_wire(request: GenerationRequest, copies: PictureCopies | None = N
 
 def _messages_to_wire(messages: Sequence[Message], frames: OutgoingFrames) -> tuple[wire.ChatMessage, ...]:
     return tuple(
-        wire.ChatMessage(role=message.role, content=tuple(_part_to_wire(part, frames) for part in message.content))
+        wire.ChatMessage(
+            role=message.role,
+            content=tuple(_part_to_wire(part, frames) for part in message.content),
+            tool_calls=message.tool_calls,
+            tool_call_id=message.tool_call_id,
+            reasoning=message.reasoning,
+        )
         for message in messages
     )
 

@@ -15,6 +15,7 @@ from edge_runtime.engine.cache_info import CacheInfo
 from edge_runtime.engine.events import Delta, Finished
 from edge_runtime.engine.request import GenerationOptions
 from edge_runtime.errors import ProtocolError
+from edge_runtime.model.tools import ToolCall
 from edge_runtime.serving.limits import Limits
 
 PROTOCOL_VERSION = 1
@@ -68,11 +69,17 @@ class Video(_Message, frozen=True, tag="video"):
     timestamps_s: tuple[float, ...]
 
 
-class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn of a chat. `role` is system, user or assistant."""
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One message of a chat. `role` is system, user, assistant or tool."""
 
     role: str
     content: tuple[Text | Image | Video, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of the assistant's: what it called."""
+    tool_call_id: str = ""
+    """Of a tool's: the call that it answers; empty: the next one that is not answered."""
+    reasoning: str = ""
+    """Of the assistant's: the thought before it."""
 
 
 # ---- client to server ------------------------------------------------------------------------------------------

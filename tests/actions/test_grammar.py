@@ -52,7 +52,7 @@ class Vocabulary:
 
     def walk(self, name: str, seed: int) -> str:
         """An answer of random tokens that the grammar allows; with many words, one that comes to its end sooner."""
-        eagerness = 0.3 if self.size < 10_000 else 0.6
+        eagerness = 0.3 if self.size < 10_000 else 0.8
         rng = np.random.default_rng(seed)
         matcher = self.matcher(name)
         bits = llguidance.numpy.allocate_token_bitmask(1, self.size)

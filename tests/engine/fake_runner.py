@@ -33,8 +33,8 @@ from edge_runtime.model.tokenizer import _byte_of_char
 from edge_runtime.vision.encoder import VisionFeatures
 from edge_runtime.vision.plan import VisionRun
 
-EOS, THINK, END_THINK, IMAGE = 256, 257, 258, 259
-VOCAB = 260
+EOS, THINK, END_THINK, IMAGE, CALL, END_CALL = 256, 257, 258, 259, 260, 261
+VOCAB = 262
 THOUGHTS = ThoughtTokens(THINK, (10, END_THINK), (10, 10))
 TOKENS_PER_IMAGE = 7
 FEATURES = VisionFeatures(
@@ -43,13 +43,16 @@ FEATURES = VisionFeatures(
 """Row r of `embeds` is r."""
 
 
+_NAMES = ("<eos>", "<think>", "</think>", "<image>", "<tool_call>", "</tool_call>")
+
+
 @cache
 def fake_tokenizer() -> str:
     """The text of a `tokenizer.json` that says the same."""
     tokenizer = Tokenizer(models.BPE(_byte_of_char(), []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(text, special=False) for text in ("<eos>", "<think>", "</think>", "<image>")])
+    tokenizer.add_tokens([AddedToken(text, special=False) for text in _NAMES])
     return tokenizer.to_str()
 
 
@@ -149,6 +152,7 @@ class FakeRunner:
     on_prepare: Callable[[GenerationRequest], None] = lambda request: None
     eos_token_ids: frozenset[int] = frozenset({EOS})
     think_token_ids: tuple[int, int] | None = (THINK, END_THINK)
+    tool_call_token_ids: tuple[int, int] | None = (CALL, END_CALL)
     placeholder_ids: frozenset[int] = frozenset({IMAGE})
     thought_tokens: ThoughtTokens | None = THOUGHTS
     grammars: Grammars = field(default_factory=lambda: Grammars(fake_tokenizer, [EOS]))

@@ -10,6 +10,7 @@ from tests.engine.fake_runner import (
     END_THINK,
     EOS,
     THINK,
+    VOCAB,
     FakeRunner,
     engine_of,
     last_of,
@@ -82,9 +83,9 @@ def test_logprobs_travel_with_their_tokens():
         assert delta.logprobs is not None
         assert tuple(entry.token_id for entry in delta.logprobs) == delta.token_ids
         for entry in delta.logprobs:
-            assert entry.logprob == pytest.approx(10 - np.log(np.exp(10) + 259), abs=1e-6)
+            assert entry.logprob == pytest.approx(10 - np.log(np.exp(10) + VOCAB - 1), abs=1e-6)
             assert entry.top[0] == (entry.token_id, entry.logprob)
-            assert entry.top[1] == (0, pytest.approx(-np.log(np.exp(10) + 259), abs=1e-6))
+            assert entry.top[1] == (0, pytest.approx(-np.log(np.exp(10) + VOCAB - 1), abs=1e-6))
 
 
 def test_without_logprobs_deltas_carry_none():

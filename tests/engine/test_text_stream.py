@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.engine.transcript import NewlineTrimmer, StopMatcher, Transcript, Utf8Stream
+from edge_runtime.engine.text_stream import NewlineTrimmer, StopMatcher, Utf8Stream
+from edge_runtime.engine.transcript import Transcript
 
 THINK, END_THINK = 1000, 1001
 
@@ -101,8 +102,8 @@ def tell(pieces: list[bytes | int], stop: tuple[str, ...] = (), in_reasoning: bo
     tokens = [(piece, b"<think>") if isinstance(piece, int) else (5, piece) for piece in pieces]
     deltas = [transcript.feed(*token) for token in tokens if not transcript.stopped]
     deltas += transcript.finish()
-    assert "".join(text for channel, text in deltas if channel == "answer") == transcript.text
-    assert "".join(text for channel, text in deltas if channel == "reasoning") == transcript.reasoning
+    assert "".join(text for channel, text, _ in deltas if channel == "answer") == transcript.text
+    assert "".join(text for channel, text, _ in deltas if channel == "reasoning") == transcript.reasoning
     return transcript.reasoning, transcript.text
 
 
@@ -128,7 +129,7 @@ def test_a_prompt_can_have_opened_the_reasoning():
 
 def test_a_model_without_think_tokens_only_answers():
     transcript = Transcript(None, starts_in_reasoning=False)
-    assert transcript.feed(THINK, b"x") == ("answer", "x")
+    assert transcript.feed(THINK, b"x")[:2] == ("answer", "x")
 
 
 def test_stop_strings_apply_to_the_answer_alone():

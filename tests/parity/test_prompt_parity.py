@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edge_export.random_checkpoint import config_for, write_random_checkpoint
-from edge_runtime.engine.transcript import Utf8Stream
+from edge_runtime.engine.text_stream import Utf8Stream
 from edge_runtime.model.conversation import Message
 from edge_runtime.model.manifest import SpecialTokens
 from edge_runtime.model.prompt import PromptBuilder, PromptOptions

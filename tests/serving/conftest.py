@@ -135,7 +135,7 @@ class FakeEngine:
         return events
 
     def _end(self, request_id: str, event: Event) -> Event:
-        self.sessions.end(self.running[request_id][0], event.text if isinstance(event, Finished) else None)
+        self.sessions.end(self.running[request_id][0], event.message if isinstance(event, Finished) else None)
         with self.changed:
             del self.running[request_id]
             self.ended[request_id] += 1

@@ -180,10 +180,10 @@ def test_sources_that_are_no_pictures(tmp_path: Path) -> None:
         ([], BadPrompt, "messages is empty"),
         (["a", 5], BadPrompt, "message 2: it is of type int"),
         ([{"role": "user"}], BadPrompt, "message 1: it has the keys role; wanted role and content"),
-        ([{"role": "tool", "content": "x"}], BadPrompt, "message 1: role 'tool' is unknown"),
+        ([{"role": "function", "content": "x"}], BadPrompt, "message 1: role 'function' is unknown"),
         ([Message(7, "x")], BadPrompt, "message 1: role 7 is unknown"),  # type: ignore[arg-type]
         ([{"role": "user", "content": None}], BadPrompt, "message 1: the content of a message is None"),
-        ([{"role": "user", "content": "x", "tool_calls": []}], BadPrompt, "message 1: the key 'tool_calls'"),
+        ([{"role": "user", "content": "x", "function_call": {}}], BadPrompt, "message 1: the key 'function_call'"),
         (["a", {"role": "user", "content": [{"type": "audio"}]}], BadPrompt, "message 2, part 1: its type is 'audio'"),
         ([{"role": "user", "content": [{"type": "text", "text": 5}]}], BadPrompt, "message 1, text 1: it is of type"),
         (["a", "half \ud83d"], BadPrompt, r"message 2, text 1: it holds half a character \(U\+D83D\) at 5"),

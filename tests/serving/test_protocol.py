@@ -119,6 +119,58 @@ def test_a_picture_by_digest(serve: Serve, connect: Callable[[str], BareClient])
     assert client.read_until_ending()[-1]["text"] == "0 "
 
 
+NAMELESS = [{"id": "1", "name": "<", "arguments": ""}]
+CALL = [{"id": "1", "name": "f", "arguments": "{}"}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"tools": [{"name": "f"}, {"name": "f"}]}, "bad_parameter"),
+        ({"tools": [{"name": ""}]}, "bad_parameter"),
+        ({"tools": [{"name": "f", "parameters": "[]"}]}, "bad_parameter"),
+        ({"tools": [{"name": "f", "parameters": {}}]}, "protocol_error"),
+        ({"tools": [{}]}, "protocol_error"),
+        ({"tools": [{"name": f"f{number}"} for number in range(129)]}, "bad_parameter"),
+        ({"tool_choice": "required"}, "bad_parameter"),
+        ({"tool_choice": "name:g", "tools": [{"name": "f"}]}, "bad_parameter"),
+        ({"messages": [{"role": "user", "content": [], "tool_calls": CALL}]}, "bad_prompt"),
+        ({"messages": [{"role": "assistant", "content": [], "tool_calls": NAMELESS}]}, "bad_parameter"),
+        ({"messages": [{"role": "user", "content": [], "tool_call_id": "1"}]}, "bad_prompt"),
+        ({"messages": [{"role": "user", "content": [], "reasoning": "hm"}]}, "bad_prompt"),
+        ({"messages": [{"role": "function", "content": []}]}, "bad_prompt"),
+    ],
+)
+def test_tools_that_make_no_sense_are_refused(
+    serve: Serve, connect: Callable[[str], BareClient], changes: dict[str, Any], code: str
+) -> None:
+    client = connect(serve().address)
+    client.send(text("count 1") | changes)
+    ending = client.read_until_ending()[-1]
+    assert (ending["type"], ending["code"]) == ("failed", code), ending
+    client.send(text("count 1"))
+    assert client.read_until_ending()[-1]["type"] == "finished"
+
+
+def test_tools_calls_and_results(serve: Serve, connect: Callable[[str], BareClient]) -> None:
+    running = serve()
+    client = connect(running.address)
+    tool = {"name": "f", "description": "d", "parameters": '{"type": "object", "properties": {}}'}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": [], "tool_calls": CALL, "reasoning": "hm"},
+        {"role": "tool", "content": [{"type": "text", "text": "count 1"}], "tool_call_id": "1"},
+    ]
+    options = {"tools": [tool], "tool_choice": "name:f", "parallel_tool_calls": False}
+    client.send({"type": "generate", "id": "1", "messages": messages, **options})
+    assert client.read_until_ending()[-1]["type"] == "finished"
+    (request,) = running.engine.requests
+    assert [message.role for message in request.messages] == ["user", "assistant", "tool"]
+    assert [(call.name, call.arguments) for call in request.messages[1].tool_calls] == [("f", "{}")]
+    assert request.options.tools[0].parameters == tool["parameters"]
+    assert not request.options.parallel_tool_calls
+
+
 def test_ping_info_and_cancel(serve: Serve, connect: Callable[[str], BareClient]) -> None:
     client = connect(serve().address)
     client.send({"type": "ping"})
@@ -161,6 +213,7 @@ def test_the_document_names_every_field_code_and_limit() -> None:
     from edge_runtime import errors
     from edge_runtime.engine import events
     from edge_runtime.engine.cache_info import CacheInfo
+    from edge_runtime.model.tools import ToolCall, ToolDefinition
     from edge_runtime.serving import messages as wire
     from edge_runtime.serving.limits import DEFAULT_LIMITS
 
@@ -168,6 +221,7 @@ def test_the_document_names_every_field_code_and_limit() -> None:
     records = [wire.Generate, wire.Frame, wire.Image, wire.Video, wire.Text, wire.ChatMessage, wire.Cancel, wire.Ping]
     records += [wire.Info, wire.Accepted, wire.Need, wire.Delta, wire.Finished, wire.Failed, wire.Pong, wire.InfoReply]
     records += [wire.Session, wire.SessionReply]
+    records += [ToolDefinition, ToolCall, events.ToolCallDelta]
     records += [events.Timings, events.TokenLogprob, events.ImageShape, CacheInfo, wire.VideoSampling, wire.Limits]
     fields = {field for record in records for field in record.__struct_encode_fields__}
     tags = {record.__struct_config__.tag for record in records} - {None}
