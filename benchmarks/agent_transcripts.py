@@ -2,11 +2,16 @@
 
 Each turn is what the user's side says (beside a screenshot) and what the model answers. Actions repeat, coordinates
 mostly do not, names that were read on the screen come again: what a lookup finds in real loops, and what it does not.
+
+`agent_transcripts.json` has the same as tokens of Qwen's vocabulary, with the chat template's around them: per loop
+first those before the first question, then a question and an answer in turn. For bundles that have only its size.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -93,3 +98,26 @@ PROSE: tuple[Turn, ...] = (
     ),
 )
 """Nothing that is said twice: what drafts cost where there is nothing to gain."""
+
+LOOPS: Mapping[str, tuple[str, tuple[Turn, ...]]] = {
+    "tool calls": (SYSTEM, TOOL_CALLS),
+    "prose": ("You are a helpful assistant.", PROSE),
+}
+"""System prompt and turns of each."""
+
+Rows = list[list[int]]
+
+
+def qwen_tokens(name: str) -> Rows:
+    """That loop in Qwen's tokens."""
+    loops: dict[str, Rows] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    return loops[name]
+
+
+def tokens(name: str, encode: Callable[[str], list[int]]) -> Rows:
+    """That loop in the tokens of another vocabulary, which has the same control tokens."""
+    system, turns = LOOPS[name]
+    rows = [f"<|im_start|>system\n{system}<|im_end|>\n"]
+    for turn in turns:
+        rows += [f"<|im_start|>user\n{turn.question}<|im_end|>\n<|im_start|>assistant\n", f"{turn.answer}<|im_end|>"]
+    return [encode(row) for row in rows]

@@ -5,14 +5,14 @@ comes true shows at every token that is drawn, drafted or not: kept by the lengt
 the likelier it goes on. So the draft is the one with the most tokens a second to be expected, which is none where
 matches lead nowhere, and many at the moment a long one comes up.
 
-Should that be wrong, a purse bounds what it can cost: drafts may lose two hundredths of the time, and what drafts have
+Should that be wrong, a purse bounds what it can cost: drafts may lose a sixtieth of the time, and what drafts have
 gained. Knows nothing of logs, graphs or clocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import log
 from typing import ClassVar
 
 from edge_runtime.engine.lookup import MAX_MATCH, MIN_MATCH
@@ -28,7 +28,9 @@ _FORGETS = 0.97
 """What a token weighs after the next one with a match of its length."""
 
 _MIN_GAIN = 0.01
-"""In logarithms of tokens a second; drafts that promise less are not worth their noise."""
+"""Drafts that promise less are not worth their noise."""
+_MIN_CHANCE = 0.02
+"""What is less likely to come true is not looked at."""
 
 
 class HitRates:
@@ -61,7 +63,7 @@ class Purse:
     """What drafts may lose, in runs without any; one for all chats of an engine."""
 
     amount: float = 0.35
-    per_run: ClassVar[float] = 0.02
+    per_run: ClassVar[float] = 0.015
     most: ClassVar[float] = 2.0
     """A long draft's loss, and not much more: what one answer gained another can lose."""
 
@@ -88,18 +90,17 @@ class DraftLength:
         That has `num_rows` rows of `num_chats` chats without them. Of all chats counts what their speeds, multiplied,
         come to: a draft slows down those beside it.
         """
-        best, best_gain, chance, tokens = 0, _MIN_GAIN, 1.0, 1.0
+        best, best_speed, chance, tokens = 0, 1 + _MIN_GAIN, 1.0, 1.0
         self._lost = 0.0
-        ratios = self._ratios(num_chats, num_rows, min(most, MAX_DRAFT))
-        for count, ratio in enumerate(ratios, 1):
-            lost = num_chats * (ratio - 1)
-            if lost > self._purse.amount:
-                break
+        for count, ratio in enumerate(self._ratios(num_chats, num_rows, min(most, MAX_DRAFT)), 1):
             chance *= self.rates.rate(match_length + count - 1)
+            lost = num_chats * (ratio - 1)
+            if lost > self._purse.amount or chance < _MIN_CHANCE:
+                break
             tokens += chance
-            gain = log(tokens) - num_chats * log(ratio)
-            if gain > best_gain:
-                best, best_gain, self._lost = count, gain, lost
+            speed = tokens / ratio**num_chats
+            if speed > best_speed:
+                best, best_speed, self._lost = count, speed, lost
         return best
 
     def took(self, num_drafted: int, num_accepted: int) -> None:
@@ -107,11 +108,10 @@ class DraftLength:
         lost = (1 + self._lost) * self._costs.surprise - 1 if num_drafted else 0.0
         self._purse.settle(num_accepted - lost)
 
-    def _ratios(self, num_chats: int, num_rows: int, most: int) -> list[float]:
+    def _ratios(self, num_chats: int, num_rows: int, most: int) -> Iterator[float]:
         """What a run takes with 1, 2, ... rows more, as multiples of what it takes without."""
         if num_rows + most > MAX_ROWS:  # beside a prompt
-            base = float(expected_s(num_rows))
-            return [float(expected_s(num_rows + count)) / base for count in range(1, most + 1)]
-        most = min(most, self._costs.most_rows(num_chats) - num_rows)
-        curve = self._costs.curve(num_chats)[num_rows : num_rows + max(most, 0) + 1].tolist()
-        return [seconds / curve[0] for seconds in curve[1:]]
+            base = expected_s(num_rows)
+            return (expected_s(num_rows + count) / base for count in range(1, most + 1))
+        base, *more = self._costs.curve(num_chats)[num_rows : num_rows + most + 1] or [1.0]
+        return (seconds / base for seconds in more)

@@ -22,6 +22,8 @@ from edge_runtime.engine.speculation import Speculation
 from edge_runtime.model.decoder import Logits
 from edge_runtime.model.footprint import MAX_DRAFT_ROWS
 
+_EVERY = 4
+"""So many runs without a draft are as good as one of them to learn what they take."""
 _Hidden = NDArray[np.float32] | None
 
 
@@ -32,6 +34,8 @@ class Drawing:
         """`speculates`: whether tokens are guessed for requests that do not say."""
         self._runner = runner
         self._speculates = speculates
+        self._num_runs = 0
+        self._learns = False  # whether what the run takes is of interest
         self._speculation = Speculation(runner.placeholder_ids | runner.eos_token_ids)
 
     def begin(self, chat: Chat) -> None:
@@ -46,10 +50,13 @@ class Drawing:
         for chat, _ in plan.shares[: plan.num_decoding]:
             num_drafted = chat.guess(most, len(plan.shares), num_rows)
             num_rows, most = num_rows + num_drafted, most - num_drafted
+        self._num_runs += 1
+        is_due = self._num_runs % _EVERY == 0 and any(chat.drafter is not None for chat, _ in plan.shares)
+        self._learns = most < MAX_DRAFT_ROWS or is_due
 
     def took(self, steps: Sequence[Step], seconds: float, *, decodes_only: bool) -> None:
         """Learn what the run of `steps` took; `decodes_only`: nobody's prompt was in it."""
-        if not any(step.cancel.cancelled for step in steps):
+        if self._learns and not any(step.cancel.cancelled for step in steps):
             num_rows = sum(len(step.token_ids) for step in steps)
             self._speculation.costs.took(len(steps), num_rows, seconds, has_prompt=not decodes_only)
 

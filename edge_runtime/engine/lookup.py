@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 
 MIN_MATCH = 2
 """Tokens that must be equal before a place is one to copy from."""
+_NONE = -1  # no token
 MAX_MATCH = 16
 """So many are compared; places that agree in all of them are as good as each other."""
 _MAX_PLACES = 256
 """So many of the latest places are compared further, where a log says the same again and again."""
+
+
+_BACK = np.arange(1, MAX_MATCH)
 
 
 class Match(NamedTuple):
@@ -47,28 +51,32 @@ class Lookup:
 
         The latest of these; None where fewer than `MIN_MATCH` agree.
         """
-        last = self._before_wall(ids[: -MAX_MATCH - 1 : -1])  # latest first
+        last = self._before_wall(ids[: -MAX_MATCH - 1 : -1].tolist())  # latest first
         if len(last) < MIN_MATCH:
             return None
-        places = np.flatnonzero(ids[MIN_MATCH - 1 : -1] == last[0]) + (MIN_MATCH - 1)
-        for back in range(1, MIN_MATCH):
-            places = places[ids[places - back] == last[back]]
+        places = np.flatnonzero(ids[1:-1] == last[0])  # of the token before
+        places = places[ids[places] == last[1]]
         if not len(places):
             return None
-        places = places[-_MAX_PLACES:]
-        earlier = places[:, np.newaxis] - np.arange(len(last))
-        equal = (ids[earlier] == last) & (earlier >= 0)
-        lengths = np.logical_and.accumulate(equal, axis=1).sum(axis=1)
-        best = len(lengths) - 1 - int(np.argmax(lengths[::-1]))
-        return Match(int(places[best]) + 1, int(lengths[best]))
+        earlier = places[-_MAX_PLACES:, np.newaxis] - _BACK[: len(last) - 1]
+        equal = ids[earlier] == [*last[2:], _NONE]
+        equal &= earlier >= 0
+        lengths = equal.argmin(axis=1)
+        best = len(lengths) - 1 - int(lengths[::-1].argmax())
+        return Match(int(earlier[best, 0]) + 3, int(lengths[best]) + 2)
 
     def draft(self, ids: NDArray[np.int64], match: Match, most: int) -> NDArray[np.int64]:
         """At most `most` tokens that follow at `match`; where they run into the end of `ids`, they begin anew.
 
         For a log that ends in a cycle goes on with it.
         """
-        return self._before_wall(np.resize(ids[match.start : match.start + most], most))
+        draft = ids[match.start : match.start + most]
+        if len(draft) < most:
+            draft = np.resize(draft, most)
+        return draft[: len(self._before_wall(draft.tolist()))]
 
-    def _before_wall(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`ids` up to the first wall."""
-        return ids[: next((i for i, token_id in enumerate(ids.tolist()) if token_id in self._walls), len(ids))]
+    def _before_wall(self, token_ids: list[int]) -> list[int]:
+        """`token_ids` up to the first wall."""
+        if self._walls.isdisjoint(token_ids):
+            return token_ids
+        return token_ids[: next(i for i, token_id in enumerate(token_ids) if token_id in self._walls)]

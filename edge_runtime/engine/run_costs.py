@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
 
 MAX_ROWS = 48
 """Runs of more rows are not learned from: these are prompts."""
@@ -23,12 +22,14 @@ _STALE = 512
 
 Far sooner what was seen once or twice: it may have been a bad moment.
 """
+_REFRESH = 16
+"""So many runs later what is known is drawn up anew; a new number of rows is at once."""
 _MAX_SURPRISE = 2.0
 
 
 @dataclass(slots=True)
 class _Seen:
-    """The runs of some number of rows: how many there were, when the last one was, and seconds of the last few."""
+    """The runs of some number of rows: when the last one was, and seconds of the last few."""
 
     last: int = 0
     samples: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_SAMPLES))
@@ -44,15 +45,36 @@ class _Seen:
         return now - self.last > min(_STALE, _STALE >> 4 << len(self.samples))
 
 
+@dataclass(slots=True)
+class _Table:
+    """The runs of some number of chats, by their rows."""
+
+    seen: dict[int, _Seen] = field(default_factory=dict)
+    num_runs: int = 0
+    most_known: int = 0
+    """Rows."""
+    curve: list[float] = field(default_factory=lambda: _curve({}))
+
+    def took(self, num_rows: int, seconds: float) -> None:
+        """Count a run."""
+        self.num_runs += 1
+        seen = self.seen.setdefault(num_rows, _Seen())
+        if not seen.is_new:  # the first of its kind allocates
+            seen.samples.append(seconds)
+        seen.is_new, seen.last = False, self.num_runs
+        if self.num_runs % _REFRESH == 0 or len(seen.samples) < 4:
+            self.seen = {rows: one for rows, one in self.seen.items() if not one.is_stale(self.num_runs)}
+            known = {rows: self.seen[rows].seconds for rows in sorted(self.seen) if self.seen[rows].samples}
+            self.most_known, self.curve = max(known, default=0), _curve(known)
+
+
 class RunCosts:
     """Owned by the engine's thread; shared by all its chats."""
 
-    __slots__ = ("_curves", "_num_runs", "_seen", "surprise")
+    __slots__ = ("_tables", "surprise")
 
     def __init__(self) -> None:
-        self._seen: dict[int, dict[int, _Seen]] = {}  # chats of a run -> rows -> runs
-        self._curves: dict[int, NDArray[np.float64]] = {}
-        self._num_runs = 0
+        self._tables: dict[int, _Table] = {}  # by the chats of a run
         self.surprise = 1.0
         """What the last run took, as a multiple of what was expected of it: half to twice."""
 
@@ -61,46 +83,33 @@ class RunCosts:
         self.surprise = 1.0
         if has_prompt or num_rows > MAX_ROWS or seconds <= 0:
             return
-        expected = float(self.curve(num_chats)[num_rows])
-        self._num_runs += 1
-        table = self._seen.setdefault(num_chats, {})
-        if self._known(num_chats):
+        table = self._tables.setdefault(num_chats, _Table())
+        if table.most_known:
+            expected = table.curve[num_rows]
             seconds = min(seconds, _MAX_SURPRISE * expected)  # one bad moment must not count for long
             self.surprise = max(1 / _MAX_SURPRISE, seconds / expected)
-        seen = table.setdefault(num_rows, _Seen())
-        if not seen.is_new:  # the first of its kind allocates
-            seen.samples.append(seconds)
-        seen.is_new, seen.last = False, self._num_runs
-        self._seen[num_chats] = {rows: one for rows, one in table.items() if not one.is_stale(self._num_runs)}
-        self._curves.pop(num_chats, None)
+        table.took(num_rows, seconds)
 
-    def most_rows(self, num_chats: int) -> int:
-        """How many rows to try: at most twice what is known, so that no machine is asked for what it cannot do."""
-        return 2 * max(self._known(num_chats), default=0)
+    def curve(self, num_chats: int) -> list[float]:
+        """Seconds of a run of 0, 1, 2, ... rows of `num_chats` chats; never falling.
 
-    def curve(self, num_chats: int) -> NDArray[np.float64]:
-        """Seconds [`MAX_ROWS` + 1] of a run of so many rows of `num_chats` chats; never falling."""
-        curve = self._curves.get(num_chats)
-        if curve is None:
-            curve = self._curves[num_chats] = _curve(self._known(num_chats))
-        return curve
-
-    def _known(self, num_chats: int) -> dict[int, float]:
-        seen = self._seen.get(num_chats, {})
-        return {rows: seen[rows].seconds for rows in sorted(seen) if seen[rows].samples}
+        It goes as far as may be tried: to twice what is known, so that no machine is asked for what it cannot do.
+        """
+        table = self._tables.get(num_chats)
+        return [] if table is None else table.curve[: 2 * table.most_known + 1]
 
 
-def expected_s(num_rows: NDArray[np.int64] | int) -> NDArray[np.float64]:
+def expected_s(num_rows: int) -> float:
     """Seconds of a run of so many rows on a machine of which nothing is known; their ratios are what counts."""
-    return np.asarray(_FIRST_S + _ROW_S * num_rows, dtype=np.float64)
+    return _FIRST_S + _ROW_S * num_rows
 
 
-def _curve(known: dict[int, float]) -> NDArray[np.float64]:
+def _curve(known: dict[int, float]) -> list[float]:
     """Through what is known; before and behind it as expected, in proportion. More rows are never quicker."""
     rows = np.arange(MAX_ROWS + 1)
-    expected = expected_s(rows)
+    expected = _FIRST_S + _ROW_S * rows
     if not known:
-        return expected
+        return list(expected.tolist())
     places, seconds = list(known), np.minimum.accumulate(list(known.values())[::-1])[::-1]
     first, last = places[0], places[-1]
     curve = np.interp(rows, places, seconds)
@@ -110,4 +119,4 @@ def _curve(known: dict[int, float]) -> NDArray[np.float64]:
     if last > first:  # what it was so far, or what was expected: between the two
         slope = (slope + (seconds[-1] - seconds[0]) / (last - first)) / 2
     curve[last + 1 :] = seconds[-1] + slope * (rows[last + 1 :] - last)
-    return curve
+    return list(curve.tolist())

