@@ -155,6 +155,13 @@ class Control:
         if now != "reasoning":
             self._look_ahead()
 
+    def goes_on(self) -> bool:
+        """An end token is next: inside a thought, with an answer to come, the thought is closed instead."""
+        if self._grammar is None or self.transcript.channel != "reasoning":
+            return False
+        self._close_thought("itself")
+        return True
+
     def _went_on_thinking(self, was_forced: bool) -> None:
         if was_forced:
             return

@@ -89,6 +89,8 @@ class Drawing:
             chat.control.mask(row)
             self._rescore(chat, row, hidden)  # spends its few candidates on what may come
             token_id = chat.draw(row)
+            if token_id in self._runner.eos_token_ids and chat.control.goes_on():
+                token_id = chat.forced() or token_id
         reason = self._add(chat, token_id, said, deltas)
         # Log-probabilities need a row for each: then what has to come is the draft of the next run.
         while reason is None and not wants_logprobs and (token_id := chat.forced()) is not None:

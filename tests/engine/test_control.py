@@ -215,3 +215,14 @@ def never_ending_thoughts(logits: Any) -> Any:
         return row
 
     return without_ends
+
+
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_an_end_inside_a_thought_is_the_thoughts_where_an_answer_has_to_follow(logprobs: int | None) -> None:
+    said = [*spell("hm"), EOS, *[0] * 100]
+    fields = {"choice": ("yes",), "max_tokens": 40, "num_logprobs": logprobs}
+    done = answer(runner_of(**{"a<think>": said}), "a<think>", **fields)
+    assert (done.reasoning, done.text, done.thought_end, done.finish_reason) == ("hm", "yes", "itself", "stop")
+    assert EOS not in done.token_ids
+    free = answer(runner_of(**{"a<think>": said}), "a<think>", max_tokens=40)
+    assert (free.reasoning, free.text, free.finish_reason) == ("hm", "", "stop")
