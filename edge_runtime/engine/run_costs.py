@@ -25,6 +25,9 @@ Far sooner what was seen once or twice: it may have been a bad moment.
 _REFRESH = 16
 """So many runs later what is known is drawn up anew; a new number of rows is at once."""
 _MAX_SURPRISE = 2.0
+_LOOK_S = 60e-6
+"""Looking for a draft, and learning what came of it; what Python takes while other programs' data fills its cache."""
+_MAX_PAUSE = 8
 
 
 @dataclass(slots=True)
@@ -71,12 +74,14 @@ class _Table:
 class RunCosts:
     """Owned by the engine's thread; shared by all its chats."""
 
-    __slots__ = ("_tables", "surprise")
+    __slots__ = ("_tables", "pause", "surprise")
 
     def __init__(self) -> None:
         self._tables: dict[int, _Table] = {}  # by the chats of a run
         self.surprise = 1.0
         """What the last run took, as a multiple of what was expected of it: half to twice."""
+        self.pause = 1
+        """Looking for a draft at every so many runs takes a hundredth of the time."""
 
     def took(self, num_chats: int, num_rows: int, seconds: float, *, has_prompt: bool = False) -> None:
         """Learn from a run of `num_rows` rows of `num_chats` chats, unless it `has_prompt`, which costs otherwise."""
@@ -89,6 +94,7 @@ class RunCosts:
             seconds = min(seconds, _MAX_SURPRISE * expected)  # one bad moment must not count for long
             self.surprise = max(1 / _MAX_SURPRISE, seconds / expected)
         table.took(num_rows, seconds)
+        self.pause = max(1, min(_MAX_PAUSE, round(100 * _LOOK_S / table.curve[num_chats])))
 
     def curve(self, num_chats: int) -> list[float]:
         """Seconds of a run of 0, 1, 2, ... rows of `num_chats` chats; never falling.
