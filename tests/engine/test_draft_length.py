@@ -123,8 +123,8 @@ def best_fixed(cost: Cost) -> float:
 @pytest.mark.parametrize("cost", MACHINES.values(), ids=MACHINES)
 def test_near_the_best_fixed_length_where_all_comes_true(cost: Cost, noise: float) -> None:
     machine = Machine(cost, noise)
-    machine.copy(WORDS[:60], WORDS[:60] * 15)
-    assert machine.speed >= 0.4 * best_fixed(cost), "it has to get to know the machine"
+    machine.copy(WORDS[:60], WORDS[:60] * 15)  # it has to get to know the machine
+    assert machine.speed >= 0.98
     machine.forget_times()
     machine.copy(WORDS[:60], WORDS[:60] * 15)
     assert machine.num_accepted >= 0.98 * machine.num_drafted
@@ -255,8 +255,8 @@ def test_each_number_of_chats_has_its_own_costs() -> None:
     assert costs.curve(4)[4] == pytest.approx(0.08)
 
 
-def test_drafts_are_looked_for_seldom_where_a_run_takes_less_than_ten_times_as_long() -> None:
-    for seconds, pause in ((1.0, 1), (0.038, 1), (0.003, 2), (0.001, 6), (0.0001, 8)):
+def test_drafts_are_looked_for_seldom_where_runs_take_little_longer() -> None:
+    for seconds, pause in ((1.0, 1), (0.038, 1), (0.006, 2), (0.002, 6), (0.0001, 16)):
         speculation = Speculation({WALL})
         drafter = speculation.drafter()
         looked = []
