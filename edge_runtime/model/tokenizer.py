@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as _Tokenizer
 from tokenizers import decoders, models
 
-from edge_runtime.errors import BadPrompt, BundleError
+from edge_runtime.errors import BadParameter, BadPrompt, BundleError
 from edge_runtime.model.tokenizer_parts import check_parts
 
 MAX_TOKENIZER_BYTES = 1 << 28
+_MOST_GAPS = 8192
+"""More would take llguidance seconds, and then minutes; real tokenizers have none, or some tens."""
 _LONG_TEXT_BYTES = 1 << 16
 """Texts up to here are tokenized in some ten milliseconds, so nothing is saved by counting them another way first."""
 
@@ -49,12 +51,20 @@ class Tokenizer:
         self._byte_of_char = _byte_of_char()
 
     def text_without_gaps(self) -> str:
-        """`tokenizer.json`, in which every id up to the last has a token: who counts them gets the last one right."""
+        """`tokenizer.json`, in which every id up to the last has a token: who counts them gets the last one right.
+
+        Raises `BadParameter` where there are too many without one.
+        """
         known = set(self._tokenizer.get_vocab().values())
         text = self._path.read_text(encoding="utf-8")
         missing = set(range(max(known))) - known
         if not missing:
             return text
+        if len(missing) > _MOST_GAPS:
+            raise BadParameter(
+                f"the model's tokenizer leaves {len(missing)} ids without a token, and grammars are made with up to "
+                f"{_MOST_GAPS} of them; ask without a grammar"
+            )
         content = json.loads(text)
         plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         content["added_tokens"] += [
