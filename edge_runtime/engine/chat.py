@@ -201,7 +201,7 @@ class Chat:
         most = max(0, min(most, self.max_tokens - self.log.num_output - 1))
         self.draft = np.array(self.control.all_forced[:most], dtype=np.int64)
         reaches_end = self.num_cached + self.num_next == len(self.log)
-        if self.drafter is not None and reaches_end and not len(self.draft):
+        if self.drafter is not None and self.drafter.is_due and reaches_end and not len(self.draft):
             known = self.log.ids(0, len(self.log))
             self.draft = self.drafter.draft(known, most, num_chats, num_rows, self.control.fits)
         self.num_drafted += len(self.draft)

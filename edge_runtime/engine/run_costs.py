@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from statistics import median
-
-import numpy as np
+from itertools import pairwise
 
 MAX_ROWS = 48
 """Runs of more rows are not learned from: these are prompts."""
@@ -25,6 +23,9 @@ Far sooner what was seen once or twice: it may have been a bad moment.
 _REFRESH = 16
 """So many runs later what is known is drawn up anew; a new number of rows is at once."""
 _MAX_SURPRISE = 2.0
+_LOOK_S = 120e-6
+"""Looking for a draft, and learning what came of it; what Python takes while other programs' data fills its cache."""
+_MAX_PAUSE = 16
 
 
 @dataclass(slots=True)
@@ -38,7 +39,7 @@ class _Seen:
     @property
     def seconds(self) -> float:
         """What such a run takes; a machine's hiccups only ever make it longer."""
-        return min(self.samples) if len(self.samples) < 3 else median(self.samples)
+        return sorted(self.samples)[len(self.samples) // 2 if len(self.samples) > 2 else 0]
 
     def is_stale(self, now: int) -> bool:
         """Whether it says nothing any more about run number `now`."""
@@ -71,12 +72,14 @@ class _Table:
 class RunCosts:
     """Owned by the engine's thread; shared by all its chats."""
 
-    __slots__ = ("_tables", "surprise")
+    __slots__ = ("_tables", "pause", "surprise")
 
     def __init__(self) -> None:
         self._tables: dict[int, _Table] = {}  # by the chats of a run
         self.surprise = 1.0
         """What the last run took, as a multiple of what was expected of it: half to twice."""
+        self.pause = 1
+        """Looking for a draft at every so many runs takes a hundredth of the time."""
 
     def took(self, num_chats: int, num_rows: int, seconds: float, *, has_prompt: bool = False) -> None:
         """Learn from a run of `num_rows` rows of `num_chats` chats, unless it `has_prompt`, which costs otherwise."""
@@ -89,6 +92,7 @@ class RunCosts:
             seconds = min(seconds, _MAX_SURPRISE * expected)  # one bad moment must not count for long
             self.surprise = max(1 / _MAX_SURPRISE, seconds / expected)
         table.took(num_rows, seconds)
+        self.pause = max(1, min(_MAX_PAUSE, round(100 * _LOOK_S / table.curve[num_chats])))
 
     def curve(self, num_chats: int) -> list[float]:
         """Seconds of a run of 0, 1, 2, ... rows of `num_chats` chats; never falling.
@@ -105,18 +109,20 @@ def expected_s(num_rows: int) -> float:
 
 
 def _curve(known: dict[int, float]) -> list[float]:
-    """Through what is known; before and behind it as expected, in proportion. More rows are never quicker."""
-    rows = np.arange(MAX_ROWS + 1)
-    expected = _FIRST_S + _ROW_S * rows
+    """Through what is known, rows in order; before and behind it as expected, in proportion. Never falling."""
     if not known:
-        return list(expected.tolist())
-    places, seconds = list(known), np.minimum.accumulate(list(known.values())[::-1])[::-1]
-    first, last = places[0], places[-1]
-    curve = np.interp(rows, places, seconds)
-    scale = seconds[0] / expected[first]
-    curve[:first] = scale * expected[:first]
+        return [expected_s(rows) for rows in range(MAX_ROWS + 1)]
+    quickest, best = known.copy(), float("inf")
+    for rows in reversed(known):
+        best = quickest[rows] = min(best, known[rows])  # more rows are never quicker
+    places = list(quickest.items())
+    (first, first_s), (last, last_s) = places[0], places[-1]
+    scale = first_s / expected_s(first)
+    curve = [scale * expected_s(rows) for rows in range(first + 1)]
+    for (low, low_s), (high, high_s) in pairwise(places):
+        step = (high_s - low_s) / (high - low)
+        curve += [low_s + step * count for count in range(1, high - low + 1)]
     slope = scale * _ROW_S
     if last > first:  # what it was so far, or what was expected: between the two
-        slope = (slope + (seconds[-1] - seconds[0]) / (last - first)) / 2
-    curve[last + 1 :] = seconds[-1] + slope * (rows[last + 1 :] - last)
-    return list(curve.tolist())
+        slope = (slope + (last_s - first_s) / (last - first)) / 2
+    return curve + [last_s + slope * count for count in range(1, MAX_ROWS - last + 1)]

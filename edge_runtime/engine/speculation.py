@@ -16,8 +16,8 @@ from edge_runtime.engine.draft_length import MAX_DRAFT, DraftLength, Purse
 from edge_runtime.engine.lookup import Lookup
 from edge_runtime.engine.run_costs import RunCosts
 
-_PATIENCE, _PAUSE = 16, 4
-"""After so many runs in vain only one in so many looks for a draft, which takes three hundredths of a small model's."""
+_PATIENCE = 8
+"""After so many runs in vain, drafts are looked for as seldom as `RunCosts.pause` says."""
 
 
 class Speculation:
@@ -34,23 +34,29 @@ class Speculation:
 
     def drafter(self) -> Drafter:
         """One for a new chat."""
-        return Drafter(self._lookup, DraftLength(self.costs, self._purse))
+        return Drafter(self._lookup, self.costs, DraftLength(self.costs, self._purse))
 
 
 class Drafter:
     """What to draft in one chat, and how much of it; learns from what came."""
 
-    __slots__ = ("_expected", "_length", "_lookup", "_match_length", "_num_drafted", "_num_then", "_num_vain")
+    __slots__ = ("_costs", "_expected", "_length", "_lookup", "_match_length", "_num_drafted", "_num_then", "_num_vain")
 
-    def __init__(self, lookup: Lookup, length: DraftLength) -> None:
+    def __init__(self, lookup: Lookup, costs: RunCosts, length: DraftLength) -> None:
         """`length` is this chat's alone."""
         self._lookup = lookup
+        self._costs = costs
         self._length = length
-        self._expected = np.empty(0, np.int64)  # after the first `_num_then` tokens, whether drafted or not
+        self._expected: NDArray[np.int64] | None = None  # after the first `_num_then` tokens, whether drafted or not
         self._num_then = 0
         self._match_length = 0
         self._num_drafted = 0
         self._num_vain = 0  # runs since something came of a draft
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is worth its while to look for a draft of the next run."""
+        return self._num_vain < _PATIENCE or self._num_vain % self._costs.pause == 0
 
     def draft(
         self,
@@ -65,11 +71,10 @@ class Drafter:
         To be run in the next run of this chat, which has `num_rows` rows of `num_chats` chats without them. `fits`: how
         many of some tokens may come next, one after the other.
         """
-        self._num_then, self._num_drafted, self._expected = len(ids), 0, ids[:0]
-        looks = most > 0 and (self._num_vain <= _PATIENCE or self._num_vain % _PAUSE == 0)
-        match = self._lookup.find(ids) if looks else None
+        match = self._lookup.find(ids) if most > 0 else None
         if match is None:
-            return self._expected
+            return ids[:0]
+        self._num_then, self._num_drafted = len(ids), 0
         self._expected = self._lookup.draft(ids, match, min(most, MAX_DRAFT))
         self._match_length = match.length
         count = self._length.next(match.length, len(self._expected), num_chats, num_rows)
@@ -79,7 +84,11 @@ class Drafter:
         return draft
 
     def learn(self, ids: NDArray[np.int64]) -> None:
-        """The run is over, and `costs` has been told; `ids` [T] are those of before and what came of it."""
+        """A run is over, and `costs` has been told; `ids` [T] are those of before and what came of it."""
+        self._num_vain += 1
+        if self._expected is None:
+            self._length.took(0, 0)
+            return
         num_hits = 0
         came = ids[self._num_then : self._num_then + len(self._expected)].tolist()
         for token_id, expected in zip(came, self._expected.tolist(), strict=False):
@@ -89,5 +98,6 @@ class Drafter:
                 break
             num_hits += 1
         num_accepted = min(num_hits, self._num_drafted)
-        self._num_vain = 0 if num_accepted else self._num_vain + 1
+        self._num_vain = 0 if num_accepted else self._num_vain
         self._length.took(self._num_drafted, num_accepted)
+        self._expected = None
