@@ -63,9 +63,12 @@ def _takes_options(command: Callable[..., None]) -> Callable[..., None]:
 def _text_of(path: Path) -> str:
     """What is in a file of the schema. Raises `BadParameter`."""
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise BadParameter(f"the schema {path} cannot be read: {error}") from error
+    if not text:
+        raise BadParameter(f"the schema {path} is empty")
+    return text
 
 
 def _option(field: FieldInfo) -> _Parameter:

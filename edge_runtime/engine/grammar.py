@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime import actions
 from edge_runtime.engine.request import GenerationOptions
+from edge_runtime.engine.schema_checks import checked_schema
 from edge_runtime.engine.tool_grammar import tools_grammar
 from edge_runtime.errors import BadParameter, InternalError
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 _SLICES = tuple(f'[^<"\\\\\\x00-\\x1F\\x7F]{{1,{most}}}' for most in (10, 30))
 """Sets of tokens whose place in a mask is worked out beforehand, beside llguidance's own: text in tags, as agents say
 it. A tenth of the time of a mask there."""
-MAX_NESTING = 64
-"""Lists and objects in each other, of a schema."""
 _JSON_STYLE: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """JSON as these models write it, and as few tokens of it as that takes."""
 _MAX_STATES = 20_000
@@ -67,7 +66,7 @@ class Grammars:
         matcher = LLMatcher(tokens, source, log_level=0, limits=limits)
         if matcher.is_error():
             raise BadParameter(f"the grammar of the answer cannot be used: {_reason(matcher)}")
-        grammar = Grammar(matcher, tokens.vocab_size)
+        grammar = Grammar(matcher, tokens)
         grammar.mask(np.zeros(tokens.vocab_size, dtype=np.float32))  # says so if nothing can be said
         return grammar
 
@@ -85,11 +84,12 @@ class Grammars:
 class Grammar:
     """Follows one answer. Owned by one thread at a time."""
 
-    __slots__ = ("_bits", "_matcher", "_num_tokens")
+    __slots__ = ("_bits", "_matcher", "_num_tokens", "_tokens")
 
-    def __init__(self, matcher: LLMatcher, num_tokens: int) -> None:
+    def __init__(self, matcher: LLMatcher, tokens: LLTokenizer) -> None:
         self._matcher = matcher
-        self._num_tokens = num_tokens  # that the tokenizer has; logits may be of fewer or more
+        self._tokens = tokens
+        self._num_tokens = num_tokens = tokens.vocab_size  # that the tokenizer has; logits may be of fewer or more
         self._bits = np.zeros((num_tokens + 31) // 32, dtype=np.int32)
 
     @property
@@ -104,7 +104,13 @@ class Grammar:
 
     def forced(self) -> list[int]:
         """The next tokens that come in any case, as the tokenizer would spell them; none where there is a choice."""
-        return list(self._matcher.compute_ff_tokens())
+        spelled = self._matcher.compute_ff_tokens()
+        if spelled and not (fitting := self._matcher.validate_tokens(spelled)):
+            # It begins with text that spells a control token, and llguidance takes it for one.
+            text = self._matcher.compute_ff_bytes().decode(errors="ignore")
+            spelled = self._tokens.greedy_tokenize(text)
+            fitting = self._matcher.validate_tokens(spelled)
+        return list(spelled[:fitting]) if spelled else []
 
     def mask(self, logits: NDArray[np.float32]) -> None:
         """Set what may not come next to -inf, in place. Raises `BadParameter` where that takes too much work."""
@@ -148,15 +154,17 @@ def grammar_source(
 
     try:
         if call_ids is not None and options.offered_tools:
-            schema = options.schema and _checked_schema(options.schema)
+            schema = options.schema and checked_schema(options.schema)
+            for tool in options.offered_tools:
+                checked_schema(json.dumps(tool.schema), f"the schema of the tool {tool.name!r}")
             return str(LLMatcher.grammar_from_lark(_tools(options, call_ids, schema)))
         if options.schema:
-            return str(LLMatcher.grammar_from_json_schema(_checked_schema(options.schema), overrides=_JSON_STYLE))
+            return str(LLMatcher.grammar_from_json_schema(checked_schema(options.schema), overrides=_JSON_STYLE))
         if options.regex:
             return str(LLMatcher.grammar_from_regex(options.regex))
         if options.choice:
             return str(LLMatcher.grammar_from_lark("start: " + " | ".join(map(_literal, options.choice))))
-        lark = options.lark or actions.get(options.actions).grammar(added_tokens)
+        lark = _checked_lark(options.lark) or actions.get(options.actions).grammar(added_tokens)
         return str(LLMatcher.grammar_from_lark(lark))
     except ValueError as error:
         raise BadParameter(f"the grammar of the answer cannot be used: {error}") from error
@@ -174,27 +182,17 @@ def _tools(options: GenerationOptions, call_ids: tuple[int, int], schema: str) -
 
 def _literal(text: str) -> str:
     """A string of a Lark grammar."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _checked_schema(text: str) -> str:
-    try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadParameter(
-            f"schema is not JSON ({error}); wanted a JSON schema, as an object or as its text"
-        ) from error
-    if not isinstance(schema, (dict, bool)):
-        raise BadParameter(f'schema is {text[:40]!r}; wanted a JSON schema: an object such as {{"type": "object"}}')
-    level: list[Any] = [[schema]]
-    for _ in range(MAX_NESTING):
-        values = [one for node in level for one in (node.values() if isinstance(node, dict) else node)]
-        level = [one for one in values if isinstance(one, (dict, list))]
-        if not level:
-            return text
-    raise BadParameter(f"schema has more than {MAX_NESTING} lists and objects in each other; make it flatter")
+def _checked_lark(text: str) -> str:
+    """JSON inside a Lark grammar is not looked into: what `checked_schema` refuses there is refused by its name."""
+    if "%json" in text and ("multipleOf" in text or "\\u" in text):
+        raise BadParameter("lark has %json with multipleOf, or with escapes (\\u...); give such a schema as schema=")
+    return text
 
 
 def _reason(matcher: LLMatcher) -> str:
-    """What llguidance says of it, in one line."""
-    return " ".join(matcher.get_error().split())[:300]
+    """What llguidance says of it, in one line, without advice about options of its own."""
+    said = " ".join(matcher.get_error().split()).replace("<non-verbose/>", "")
+    return said.partition(" Enable 'coerce_one_of'")[0].strip()[:300]

@@ -109,6 +109,8 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
         given = [name for name in ("schema", "regex", "choice", "lark", "actions") if getattr(self, name)]
         if len(given) > 1:
             raise BadParameter(f"{' and '.join(given)} are given; an answer takes one of them")
+        if given and self.stop:
+            raise BadParameter(f"stop and {given[0]} are given; an answer of a grammar ends with it, so leave stop out")
         if self.effort and self.thinking_budget is not None:
             raise BadParameter("effort and thinking_budget are given; effort stands for a budget, so give one of them")
         check_tools(self.tools, self.tool_choice)
@@ -159,6 +161,11 @@ class GenerationOptions(SamplingParams, frozen=True, kw_only=True):
             values |= {} if base is None else msgspec.structs.asdict(base)
         lists = [name for name, (kind, _) in kinds(cls).items() if get_origin(kind) is tuple] if wraps else ()
         rest |= {name: (rest[name],) for name in lists if isinstance(rest.get(name), str)}
+        for name in ("schema", "regex", "choice", "lark", "actions"):
+            if name in rest and rest[name] is None:
+                del rest[name]
+            elif name in rest and isinstance(rest[name], (str, list, tuple)) and not rest[name]:
+                raise BadParameter(f"{name} is empty; leave it out where the answer may be anything")
         for name, convert in (("schema", schema_text), ("tool_choice", choice_of)):
             if name in rest:
                 rest[name] = convert(rest[name])

@@ -113,6 +113,13 @@ def test_an_answer_that_is_cut_says_so() -> None:
         ({"regex": "["}, "unclosed"),
         ({"lark": "start: x"}, "unknown name"),
         ({"regex": "a", "choice": ("b",)}, "one of them"),
+        ({"regex": "a", "stop": ("b",)}, "leave stop out"),
+        ({"schema": "false"}, "allows nothing"),
+        ({"schema": '{"multipleOf": 3000017}'}, "least common multiple"),
+        ({"schema": '{"allOf": [{"multipleOf": 101}, {"multipleOf": 0.0103}]}'}, "least common multiple"),
+        ({"schema": '{"x-guidance": {"lenient": true}}'}, "x-guidance"),
+        ({"schema": ""}, "schema is empty"),
+        ({"choice": ()}, "choice is empty"),
         ({"effort": "huge"}, "must be one of none"),
         ({"effort": "low", "thinking_budget": 3}, "give one of them"),
         ({"thinking_budget": -1}, "thinking_budget is -1"),
@@ -226,3 +233,10 @@ def test_an_end_inside_a_thought_is_the_thoughts_where_an_answer_has_to_follow(l
     assert EOS not in done.token_ids
     free = answer(runner_of(**{"a<think>": said}), "a<think>", max_tokens=40)
     assert (free.reasoning, free.text, free.finish_reason) == ("hm", "", "stop")
+
+
+@pytest.mark.parametrize("text", ["<think>", "x</think>y", "<eos>", "a<eos>b", "<image>", "\x7f"])
+def test_text_that_spells_a_control_token_stays_text(text: str) -> None:
+    assert answer(runner_of(), choice=(text,), max_tokens=40).text == text
+    done = answer(runner_of(), schema=json.dumps({"const": text}), max_tokens=60)
+    assert json.loads(done.text) == text

@@ -36,6 +36,10 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "ambiguous": {"lark": 'start: start start | "a" | "a" start'},
     "many lexemes": {"lark": "start: " + " | ".join(f"/a{{{i}}}b*/" for i in range(1, 900))},
     "left recursion": {"lark": "start: a\na: a"},
+    "remainders": {"schema": json.dumps({"type": "integer", "multipleOf": 3000017})},
+    "remainders of many": {"schema": json.dumps({"allOf": [{"multipleOf": n} for n in (101, 103, 107, 109)]})},
+    "remainders in Lark": {"lark": 'start: %json {"type": "integer", "multipleOf": 3000017}'},
+    "remainders in disguise": {"lark": r'start: %json {"type": "integer", "multiple\u004ff": 3000017}'},
     "many choices": {"choice": tuple(f"{'y' * (i % 40)}{i}" for i in range(1024))},
 }
 
