@@ -69,6 +69,8 @@ class JsonPrinter:
             "token_ids": event.token_ids,
             "prompt_tokens": event.timings.prompt_tokens,
             "finish_reason": event.finish_reason,
+            "thought_end": event.thought_end,
+            "thought_repeats": event.thought_repeats,
             "timings": event.timings,
         }
         if self._logprobs is not None:
