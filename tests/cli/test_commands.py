@@ -111,7 +111,17 @@ def test_ask_streams_and_json_holds_the_same(run: Run, tiny_bundle: Path) -> Non
     quiet = run("ask", tiny_bundle, "hello", "--max-tokens", 9, "--quiet")
     assert (quiet.stdout, quiet.stderr) == (human.stdout, "")
     answer = json.loads(run("ask", tiny_bundle, "hello", "--max-tokens", 9, "--json").stdout)
-    assert answer.keys() == {"text", "reasoning", "token_ids", "prompt_tokens", "finish_reason", "timings"}
+    told = {
+        "text",
+        "reasoning",
+        "token_ids",
+        "prompt_tokens",
+        "finish_reason",
+        "timings",
+        "thought_end",
+        "thought_repeats",
+    }
+    assert answer.keys() == told
     assert human.stdout == answer["text"] + "\n"
     assert len(answer["token_ids"]) == answer["timings"]["output_tokens"] == 9
     assert answer["prompt_tokens"] == answer["timings"]["prompt_tokens"] > 0
