@@ -138,7 +138,8 @@ class Control:
         return said
 
     def _follow(self, token_id: int, was: Channel, now: Channel) -> None:
-        self._repetition.feed(token_id)
+        if self._stops_repetition or was == "reasoning":
+            self._repetition.feed(token_id)
         was_forced = bool(self._forced)
         if was_forced:
             self._forced.popleft()
@@ -155,8 +156,8 @@ class Control:
         if now != "reasoning":
             self._look_ahead()
 
-    def goes_on(self) -> bool:
-        """An end token is next: inside a thought, with an answer to come, the thought is closed instead."""
+    def ends_thought_instead(self) -> bool:
+        """An end token was drawn: inside a thought, with an answer to come, close that; say whether it was so."""
         if self._grammar is None or self.transcript.channel != "reasoning":
             return False
         self._close_thought("itself")

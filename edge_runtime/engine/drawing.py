@@ -89,7 +89,7 @@ class Drawing:
             chat.control.mask(row)
             self._rescore(chat, row, hidden)  # spends its few candidates on what may come
             token_id = chat.draw(row)
-            if token_id in self._runner.eos_token_ids and chat.control.goes_on():
+            if token_id in self._runner.eos_token_ids and chat.control.ends_thought_instead():
                 token_id = chat.forced() or token_id
         reason = self._add(chat, token_id, said, deltas)
         # Log-probabilities need a row for each: then what has to come is the draft of the next run.

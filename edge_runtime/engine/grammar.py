@@ -17,18 +17,15 @@ from numpy.typing import NDArray
 from edge_runtime import actions
 from edge_runtime.engine.request import GenerationOptions
 from edge_runtime.engine.schema_checks import checked_schema
-from edge_runtime.engine.tool_grammar import tools_grammar
+from edge_runtime.engine.tool_grammar import SPELLING, tools_grammar
 from edge_runtime.errors import BadParameter, InternalError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
-    from llguidance._lib import JsonCompileOptions
 
 _SLICES = tuple(f'[^<"\\\\\\x00-\\x1F\\x7F]{{1,{most}}}' for most in (10, 30))
 """Sets of tokens whose place in a mask is worked out beforehand, beside llguidance's own: text in tags, as agents say
 it. A tenth of the time of a mask there."""
-_JSON_STYLE: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""JSON as these models write it, and as few tokens of it as that takes."""
 _MAX_STATES = 20_000
 _MAX_SYMBOLS = 100_000
 """Less than llguidance's own limits, which let one grammar take half a gigabyte. Those of the work for one token are
@@ -97,11 +94,6 @@ class Grammar:
         """Whether nothing can follow."""
         return bool(self._matcher.is_stopped())
 
-    @property
-    def may_end(self) -> bool:
-        """Whether the answer is whole as it is."""
-        return bool(self._matcher.is_accepting())
-
     def forced(self) -> list[int]:
         """The next tokens that come in any case, as the tokenizer would spell them; none where there is a choice."""
         spelled = self._matcher.compute_ff_tokens()
@@ -156,10 +148,10 @@ def grammar_source(
         if call_ids is not None and options.offered_tools:
             schema = options.schema and checked_schema(options.schema)
             for tool in options.offered_tools:
-                checked_schema(json.dumps(tool.schema), f"the schema of the tool {tool.name!r}")
+                checked_schema(tool.parameters, f"the schema of the tool {tool.name!r}")
             return str(LLMatcher.grammar_from_lark(_tools(options, call_ids, schema)))
         if options.schema:
-            return str(LLMatcher.grammar_from_json_schema(checked_schema(options.schema), overrides=_JSON_STYLE))
+            return str(LLMatcher.grammar_from_json_schema(checked_schema(options.schema), overrides=SPELLING))
         if options.regex:
             return str(LLMatcher.grammar_from_regex(options.regex))
         if options.choice:

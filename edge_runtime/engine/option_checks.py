@@ -5,7 +5,6 @@ Not `msgspec.Meta(ge=, le=)`: msgspec would refuse in words of its own, and the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import islice
@@ -16,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 
 from edge_runtime.errors import BadParameter, RequestError
-from edge_runtime.model.tools import MAX_TOOLS, ToolDefinition, tool_of
+from edge_runtime.model.tools import MAX_TOOLS, ToolDefinition, json_text, tool_of
 
 _RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 100.0),
@@ -32,7 +31,9 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "thinking_budget": (0, 2**31),
 }
 """Least and largest value of every number, both allowed."""
-_WORDS: Mapping[str, tuple[str, ...]] = {"effort": ("none", "minimal", "low", "medium", "high")}
+EFFORTS: Mapping[str, int | None] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048, "high": None}
+"""What each means as a `thinking_budget`."""
+_WORDS: Mapping[str, tuple[str, ...]] = {"effort": tuple(EFFORTS)}
 """Strings that are one of a few, or empty."""
 MAX_SALT_LENGTH = 256
 _MAX_LENGTHS = {"cache_salt": MAX_SALT_LENGTH, "schema": 1 << 16, "regex": 1 << 12, "lark": 1 << 16, "actions": 64}
@@ -122,10 +123,7 @@ def schema_text(schema: Any) -> Any:
         schema = tell()
     if not isinstance(schema, (Mapping, bool)):
         return schema
-    try:
-        return json.dumps(schema, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadParameter(f"schema cannot be written as JSON: {error}") from error
+    return json_text(schema, "schema")
 
 
 def plain_text(text: object, what: str, refusal: type[RequestError]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin
 import msgspec
 from msgspec import Meta
 
-from edge_runtime.engine.option_checks import kinds, schema_text, settle, type_of
+from edge_runtime.engine.option_checks import EFFORTS, kinds, schema_text, settle, type_of
 from edge_runtime.errors import BadParameter, BadPrompt
 from edge_runtime.model.tools import ToolDefinition, check_tools, choice_of
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_TOKENS = 1024
 """Length of an answer that nobody limited, where the context has room for so much."""
-EFFORTS: Mapping[str, int | None] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048, "high": None}
-"""What each means as a `thinking_budget`."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True):

@@ -9,9 +9,8 @@ from math import lcm
 from typing import Any
 
 from edge_runtime.errors import BadParameter
+from edge_runtime.model.tools import MAX_NESTING
 
-MAX_NESTING = 64
-"""Lists and objects in each other."""
 MAX_REMAINDERS = 10_007
 """What all `multipleOf` together may ask for: an automaton has a state for each remainder, in memory that nothing else
 bounds and time that nothing ends. A factor of 2 or 5 costs nothing, it shows in the last digits."""

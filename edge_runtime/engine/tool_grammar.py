@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.model.tools import ToolDefinition, chosen_name
 
-_SPELLING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""As `tojson` spells JSON, and with it the templates that models learn from."""
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+SPELLING: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""As `tojson` spells JSON, and with it the templates that models learn from; and in as few tokens as that takes."""
 
 
 def tools_grammar(
@@ -58,7 +61,5 @@ def tools_grammar(
     return "\n".join(rules) + "\n"
 
 
-def _schema(schema: Mapping[str, Any] | bool) -> str:
-    if isinstance(schema, bool):
-        schema = {} if schema else {"not": {}}
-    return json.dumps({**schema, "x-guidance": _SPELLING}, ensure_ascii=False)
+def _schema(schema: Mapping[str, Any]) -> str:
+    return json.dumps({**schema, "x-guidance": SPELLING}, ensure_ascii=False)
